@@ -1,0 +1,73 @@
+"""The admin lines of a gearmand: read whole, whatever their size, and split as GEARMAND's lines really are."""
+
+from __future__ import annotations
+
+import time
+
+from python3_gearman.admin_client import GearmanAdminClient
+from python3_gearman.admin_client_handler import GearmanAdminClientCommandHandler
+
+from .wire import Handler, Manager, Server, ServerLost, timeout
+
+
+class AdminHandler(Handler, GearmanAdminClientCommandHandler):
+    def recv_text_command(self, raw_text: bytes) -> None:
+        self.connection_manager.lines.append(raw_text[:-1] if raw_text.endswith(b"\r") else raw_text)
+
+
+class Admin(Manager, GearmanAdminClient):
+    """Questions to one server. Each raises ServerLost where no whole answer comes in time."""
+
+    command_handler_class = AdminHandler
+
+    def __init__(self, server: Server):
+        super().__init__([server])
+        self.lines: list[bytes] = []
+
+    def ask(self, command: bytes, listing: bool = True) -> list[bytes]:
+        """The lines of the answer: to the `.` of a listing, else one."""
+        connection, limit = self.current_connection, timeout()
+        self.establish_connection(connection)
+        self.lines = []
+        connection.put_text(command + b"\n")
+        until, seen = time.monotonic() + limit, 0
+        while True:
+            self.handle_connection_activity(*self.poll_connections_once([connection], until - time.monotonic()))
+            for at in range(seen, len(self.lines)):
+                if not listing or self.lines[at] == b"." or (at == 0 and self.lines[0].startswith(b"ERR")):
+                    return self.lines[:at + (not listing)]
+            seen = len(self.lines)
+            if time.monotonic() >= until:
+                self._drop(connection, ServerLost(f"{connection.server}: no answer in {limit:g} s"))
+
+    def status(self) -> list[tuple[bytes, int, int, int]]:
+        """(function, total, running, workers): total counts running and delayed jobs; names may hold tabs."""
+        return self._table(b"status", 3)
+
+    def prioritystatus(self) -> dict[bytes, tuple[int, int, int, int]]:
+        """function -> (high, normal, low, workers), queued jobs only; empty from a server that does not know it."""
+        return {row[0]: row[1:] for row in self._table(b"prioritystatus", 4)}
+
+    def _table(self, command: bytes, numbers: int) -> list:
+        found = []
+        for line in self.ask(command):
+            name, *counts = line.rsplit(b"\t", numbers)
+            try:
+                found.append((name, *map(int, counts)))
+            except ValueError:
+                counts = []
+            if len(counts) != numbers:
+                raise ServerLost(f"{self.current_connection.server}: not an answer to {command.decode()}: {line[:60]!r}")
+        return found
+
+    def workers(self) -> list[tuple[int, str, bytes, list[bytes]]]:
+        """(fd, ip, client id, functions) of every connection; client ids may hold spaces."""
+        found = []
+        for line in self.ask(b"workers"):
+            who, _, functions = line.rpartition(b" :") if b" : " not in line else line.rpartition(b" : ")
+            fd, ip, client = (who.split(b" ", 2) + [b"", b""])[:3]
+            found.append((int(fd) if fd.isdigit() else -1, ip.decode("ascii", "replace"), client, functions.split()))
+        return found
+
+    def version(self) -> str:
+        return self.ask(b"version", listing=False)[0].decode("utf-8", "replace")

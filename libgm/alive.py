@@ -1,0 +1,70 @@
+"""Who is alive: a byte lock that the kernel drops, and the facts that let a signal be sent to the right process.
+
+Each process of ours that owns starts or claims locks the byte at offset ID (its row in the quarantine file)
+of a file beside the quarantine file. A lock that could be taken belonged to a dead process, whatever pid, container
+or boot it had. POSIX record locks: not inherited by children, and gone when any descriptor of the file is
+closed in the process, so there is one descriptor per process and it is never closed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+
+FLOCK = "hhqqi4x"   # struct flock on 64-bit Linux: type, whence, start, length, pid
+_descriptors: dict[tuple[int, str], int] = {}
+
+
+def _descriptor(path: str) -> int:
+    """This process's one descriptor of the lock file beside the quarantine file at path."""
+    key = os.getpid(), path
+    if key not in _descriptors:
+        name = path + "-alive"
+        try:
+            fd = os.open(name, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            mode = os.stat(path).st_mode & 0o666
+            fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+            try:
+                os.fchmod(fd, mode)   # against the umask: whoever may write the one must lock the other
+            except PermissionError:
+                pass                  # another user's process made it meanwhile
+        except PermissionError:
+            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        _descriptors[key] = fd
+    return _descriptors[key]
+
+
+def hold(path: str, ident: int) -> None:
+    """Lock byte ident until this process ends. Raises OSError."""
+    fcntl.lockf(_descriptor(path), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, ident)
+
+
+def held(path: str, ident: int) -> bool:
+    """Whether another process lives that holds ident. Raises OSError."""
+    try:
+        fd = _descriptor(path)
+    except FileNotFoundError:
+        return False
+    lock = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, ident, 1, 0)
+    return struct.unpack(FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, lock))[0] != fcntl.F_UNLCK
+
+
+def start_time(pid: int | str) -> int | None:
+    """When pid started, in clock ticks since boot (proc(5), field 22); None where there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return int(stat.read().rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def namespace() -> int:
+    """The pid namespace and boot that a pid is of, as one number: signals go only where it is ours."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb") as boot:
+            boot_id = int(boot.read(8), 16)
+        return os.stat("/proc/self/ns/pid").st_ino << 24 ^ boot_id
+    except (OSError, ValueError):
+        return 0

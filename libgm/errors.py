@@ -1,0 +1,41 @@
+"""The one family of errors that libgm raises; cli turns them into a line on stderr and an exit status."""
+
+from __future__ import annotations
+
+OK = 0
+NO = 1              # the answer is no, or some records failed
+USAGE = 2
+UNAVAILABLE = 111   # server or file not available: try again later
+CANNOT_RUN = 126    # COMMAND was found but cannot be run
+NOT_FOUND = 127     # COMMAND was not found
+INTERRUPTED = 130
+
+
+class Error(Exception):
+    """Base of all; the text is one line, `thing: what went wrong: why`."""
+
+    status = NO
+
+
+class Usage(Error):
+    """Bad options or operands."""
+
+    status = USAGE
+
+
+class BadRecord(Error):
+    """An input line that is no record, or a record that cannot be a job."""
+
+
+class Unavailable(Error):
+    """A server or a file that cannot be had now."""
+
+    status = UNAVAILABLE
+
+
+class CannotRun(Error):
+    """COMMAND cannot be run: status 127 where it was not found, else 126."""
+
+    def __init__(self, text: str, status: int = CANNOT_RUN):
+        super().__init__(text)
+        self.status = status

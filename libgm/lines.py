@@ -1,0 +1,151 @@
+"""Lines in and out: JSON lines, payload lines, and text made safe for a terminal."""
+
+from __future__ import annotations
+
+import os
+import select
+
+from .errors import BadRecord, Error, Usage
+
+CHUNK = 1 << 18
+
+
+class ReaderGone(Error):
+    """Whoever read standard output has gone away."""
+
+
+def unsafe(point: int) -> bool:
+    return (point < 32 or 127 <= point < 160 or 0x200E <= point <= 0x200F or 0x2028 <= point <= 0x202E or
+            0x2066 <= point <= 0x2069 or 0xD800 <= point < 0xE000 or point == 0xFEFF)
+
+
+def safe(text: str) -> str:
+    """text with everything made visible that a terminal would act on: control, bidirectional, line separators."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(char if not unsafe(ord(char)) else
+                   {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(char) or
+                   (f"\\x{ord(char):02x}" if ord(char) < 256 else f"\\u{ord(char):04x}") for char in text)
+
+
+class Input:
+    """Lines of a descriptor: iterating yields (number, line without its end); waiting() is called before it blocks."""
+
+    def __init__(self, fd: int = 0, null: bool = False, waiting=lambda: None):
+        self.fd, self.end, self.waiting = fd, b"\0" if null else b"\n", waiting
+
+    def __iter__(self):
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        number, parts = 0, []
+        while True:
+            if not poll.poll(0):
+                self.waiting()
+            try:
+                chunk = os.read(self.fd, CHUNK)
+            except BlockingIOError:
+                poll.poll()
+                continue
+            except OSError as error:
+                raise Error(f"standard input: cannot read: {(error.strerror or str(error)).lower()}") from None
+            if not chunk:
+                break
+            if self.end not in chunk:
+                parts.append(chunk)
+                continue
+            parts.append(chunk)
+            lines = b"".join(parts).split(self.end)
+            parts = [lines.pop()]
+            for line in lines:
+                number += 1
+                yield number, line
+        rest = b"".join(parts)
+        if rest:
+            yield number + 1, rest
+
+
+def records(source, report, name: str = "stdin"):
+    """(where, record) of each JSON line; report(BadRecord) is called for one that is not an object, which is skipped."""
+    import json
+    for number, line in source:
+        if not line.strip():
+            continue
+        where = f"{name}:{number}"
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise BadRecord(f"{where}: not a JSON object")
+        except BadRecord as error:
+            report(error)
+            continue
+        except (ValueError, RecursionError) as error:
+            report(BadRecord(f"{where}: not JSON: {error}"))
+            continue
+        yield where, record
+
+
+def stdin_or_usage(what: str = "give operands, or lines on standard input") -> None:
+    """Raises Usage where standard input is a terminal: no tool waits there in silence."""
+    try:
+        terminal = os.isatty(0)
+    except OSError:
+        terminal = False
+    if terminal:
+        raise Usage(what)
+
+
+def dump(record: dict) -> bytes:
+    """A record as one JSON line."""
+    import json
+    try:
+        return json.dumps(record, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(record, separators=(",", ":")).encode() + b"\n"
+
+
+class Output:
+    """Standard output, buffered. Raises ReaderGone, or Error where a write fails, at the write, flush or close."""
+
+    LIMIT = 1 << 16
+
+    def __init__(self, fd: int = 1, quiet: bool = False):
+        self.fd, self.quiet, self.parts, self.size = fd, quiet, [], 0
+
+    def emit(self, record: dict) -> None:
+        if not self.quiet:
+            self.write(dump(record))
+
+    def write(self, data: bytes) -> None:
+        if self.quiet:
+            return
+        self.parts.append(data)
+        self.size += len(data)
+        if self.size >= self.LIMIT:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self.parts:
+            return
+        data = memoryview(b"".join(self.parts))
+        self.parts, self.size = [], 0
+        try:
+            while data:
+                try:
+                    data = data[os.write(self.fd, data):]
+                except BlockingIOError:
+                    poll = select.poll()
+                    poll.register(self.fd, select.POLLOUT)
+                    poll.poll()
+        except BrokenPipeError:
+            raise ReaderGone("standard output: its reader has gone") from None
+        except OSError as error:
+            raise Error(f"standard output: cannot write: {error.strerror}") from None
+
+    def close(self) -> None:
+        """The last flush; a failure of close() itself (a full disk elsewhere) counts too."""
+        self.flush()
+        if self.fd == 1:
+            try:
+                os.close(os.dup(1))
+            except OSError as error:
+                raise Error(f"standard output: cannot write: {error.strerror}") from None

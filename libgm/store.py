@@ -1,0 +1,279 @@
+"""The quarantine file: where it may lie, its schema and migrations, its transactions. gm-quarantine(5) is its manual."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import time
+
+from . import alive
+from .errors import Error, Unavailable
+
+APPLICATION_ID = 0x676D6171   # "gmaq"
+BUSY = 60.0                   # seconds to wait for another writer
+NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "afs", "glusterfs", "lustre", "fuse")
+
+# A migration takes a file from the version that is its index to the next one. It only adds.
+MIGRATIONS = ("""
+CREATE TABLE job (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,     -- never reused
+  revision INTEGER NOT NULL DEFAULT 1,      -- raised by every death
+  state TEXT NOT NULL,                      -- dead, or delayed: a retry waiting for its time
+  key TEXT NOT NULL UNIQUE,                 -- who the job is; its unique is no name
+  function NOT NULL,                        -- TEXT, or BLOB where it is not UTF-8; so are unique_ and data
+  unique_ NOT NULL,
+  priority TEXT NOT NULL DEFAULT 'normal',
+  reason TEXT, error TEXT, stderr TEXT, exit INTEGER, signal TEXT,
+  attempts INTEGER NOT NULL DEFAULT 0,
+  requeues INTEGER NOT NULL DEFAULT 0,
+  first_failed INTEGER, last_failed INTEGER,  -- epoch seconds
+  due REAL,                                 -- epoch seconds
+  servers TEXT,                             -- of the worker; whoever has the same list releases it when due
+  server TEXT, handle TEXT, host TEXT, fingerprint TEXT,
+  claim INTEGER,                            -- process(id) that is sending it; void when that is dead
+  nonce TEXT,                               -- of the requeue under way
+  payload_file TEXT,                        -- of a payload too large for a row
+  data NOT NULL
+);
+CREATE INDEX job_function ON job(function, state);
+CREATE INDEX job_unique ON job(unique_);
+CREATE INDEX job_fingerprint ON job(fingerprint);
+CREATE INDEX job_due ON job(due) WHERE state = 'delayed';
+CREATE INDEX job_claim ON job(claim) WHERE claim IS NOT NULL;
+CREATE TABLE process (                      -- ours that own starts or claims; each locks byte id of FILE-alive
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  tool TEXT NOT NULL, host TEXT NOT NULL,
+  namespace INTEGER, pid INTEGER, pid_start INTEGER,
+  started INTEGER NOT NULL, function, servers TEXT,
+  paused_until REAL, paused_why TEXT
+);
+CREATE TABLE start (                        -- a row per run, ended only by its process
+  process INTEGER NOT NULL, run INTEGER NOT NULL,
+  identity BLOB NOT NULL,                   -- digest of function, wire unique and payload
+  function NOT NULL, unique_ NOT NULL, handle TEXT, server TEXT,
+  attempts INTEGER NOT NULL, started REAL NOT NULL,
+  mark TEXT,                                -- released: no attempt; hung: ended by gm-reap
+  PRIMARY KEY (process, run)
+) WITHOUT ROWID;
+CREATE INDEX start_identity ON start(identity);
+CREATE TABLE audit (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  time INTEGER NOT NULL, action TEXT NOT NULL, user TEXT, host TEXT,
+  job INTEGER, revision INTEGER, key TEXT, function, unique_, reason TEXT, error TEXT, fingerprint TEXT
+);
+CREATE INDEX audit_job ON audit(job);
+""",)
+VERSION = len(MIGRATIONS)
+
+
+def text(value: bytes) -> str | bytes:
+    """value as SQLite shall hold it: TEXT where it is UTF-8, else BLOB, so that equal bytes are equal values.
+
+    A NUL makes it a BLOB too: SQL functions read TEXT only up to it.
+    """
+    if b"\0" in value:
+        return value
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value
+
+
+def raw(value: str | bytes) -> bytes:
+    """text() undone."""
+    return value.encode() if isinstance(value, str) else value
+
+
+def network_type(path: str) -> str | None:
+    """The type of the network file system that path lies on, None where it is local or cannot be told."""
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+            mounts = [(line.split()[4], line.partition(" - ")[2].split()[0]) for line in table]
+    except (OSError, IndexError):
+        return None
+    path = os.path.realpath(path)
+    found, kind = "", None
+    for point, this in mounts:
+        point = point.replace("\\040", " ")
+        inside = path == point or path.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(found):
+            found, kind = point, this
+    return kind if kind and kind.partition(".")[0] in NETWORK else None
+
+
+def reason_of(error: sqlite3.Error) -> str:
+    return str(error).rstrip(".") or type(error).__name__
+
+
+def _make(path: str) -> None:
+    """An empty file of the right mode at path, where there is none; its directory only where it is our own default."""
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder) and folder.endswith("/gearmang"):
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+    shared = os.stat(folder).st_mode & stat.S_IWGRP
+    mode = 0o660 if shared else 0o600
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+    except FileExistsError:
+        return
+    try:
+        os.fchmod(fd, mode)   # whatever the umask is
+    finally:
+        os.close(fd)
+
+
+class Store:
+    """An open quarantine file.
+
+    create: make the file where there is none, and migrate it (gm-work, gm-collect and gm-bury only).
+    readonly: nothing will be written. Raises Unavailable with the path in it. Open it after a fork.
+    """
+
+    def __init__(self, path: str, create: bool = False, readonly: bool = False):
+        self.path = os.path.realpath(path)
+        self.readonly = readonly
+        self._process: int | None = None
+        self._synchronous = ""
+        try:
+            if create:
+                _make(self.path)
+            with open(self.path, "rb"):   # tells "no such file" from "permission denied", which SQLite does not
+                pass
+        except OSError as error:
+            raise Unavailable(f"{path}: {_open_failure(error)}") from None
+        kind = network_type(self.path)
+        if kind:
+            raise Unavailable(f"{path}: on a network file system ({kind}), where locks do not hold: use a local disk")
+        if not readonly and not os.access(self.path, os.W_OK):
+            raise Unavailable(f"{path}: cannot write: permission denied")
+        try:
+            self._open(path, create)
+        except sqlite3.Error as error:
+            foreign = "not a database" in str(error)
+            raise Unavailable(f"{path}: " + ("not a quarantine file: not an SQLite database" if foreign else
+                                             f"cannot open: {reason_of(error)}")) from None
+
+    def _open(self, path: str, create: bool) -> None:
+        from urllib.parse import quote
+        mode = "ro" if self.readonly and not os.access(self.path, os.W_OK) else "rw"
+        self.db = sqlite3.connect(f"file:{quote(self.path)}?mode={mode}", uri=True, timeout=BUSY,
+                                  isolation_level=None, check_same_thread=False)
+        application, version = (self.db.execute(f"PRAGMA {name}").fetchone()[0]
+                                for name in ("application_id", "user_version"))
+        if application != APPLICATION_ID:
+            empty = not application and not self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if not (empty and create):
+                raise Unavailable(f"{path}: not a quarantine file: " +
+                                  ("empty: gm-work makes it" if empty else "an SQLite database of something else"))
+        if version > VERSION:
+            raise Unavailable(f"{path}: from a newer gearmang: its version is {version}, this one knows {VERSION}")
+        if version < VERSION:
+            if not create:
+                raise Unavailable(f"{path}: from an older gearmang (version {version}): "
+                                  "the next gm-work, gm-collect or gm-bury on it upgrades it")
+            self._migrate(path)
+        if self.readonly:
+            self.db.execute("PRAGMA query_only=1")
+
+    def _migrate(self, path: str) -> None:
+        mode = self.db.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+        if mode != "wal":
+            raise Unavailable(f"{path}: cannot be put in WAL mode")
+        with self.transaction():
+            version = self.db.execute("PRAGMA user_version").fetchone()[0]   # another may have been first
+            for script in MIGRATIONS[version:]:
+                for statement in script.split(";\n"):
+                    if statement.strip():
+                        self.db.execute(statement)
+            self.db.execute(f"PRAGMA application_id={APPLICATION_ID}")
+            self.db.execute(f"PRAGMA user_version={VERSION}")
+
+    def transaction(self, durable: bool = True) -> "Transaction":
+        """BEGIN IMMEDIATE ... COMMIT; on disk at its end where durable, else after the next durable one."""
+        wanted = "FULL" if durable else "NORMAL"
+        if wanted != self._synchronous:
+            self.db.execute(f"PRAGMA synchronous={wanted}")
+            self._synchronous = wanted
+        return Transaction(self)
+
+    def execute(self, sql: str, values=()) -> sqlite3.Cursor:
+        """One statement. Raises Unavailable."""
+        try:
+            return self.db.execute(sql, values)
+        except sqlite3.Error as error:
+            raise Unavailable(f"{self.path}: {reason_of(error)}") from None
+
+    def close(self) -> None:
+        self.db.close()
+
+    # ---- processes
+
+    def join(self, tool: str, function: bytes | None = None, servers: str | None = None) -> int:
+        """Enter this process in the file, its lock held before anybody can see the row; its id."""
+        with self.transaction(durable=False):
+            self._process = self.execute(
+                "INSERT INTO process (tool, host, namespace, pid, pid_start, started, function, servers) "
+                "VALUES (?,?,?,?,?,?,?,?)",
+                (tool, os.uname().nodename, alive.namespace(), os.getpid(), alive.start_time(os.getpid()),
+                 int(time.time()), None if function is None else text(function), servers)).lastrowid
+            try:
+                alive.hold(self.path, self._process)
+            except OSError as error:
+                raise Unavailable(f"{self.path}-alive: cannot lock: {error.strerror}") from None
+        return self._process
+
+    @property
+    def process(self) -> int:
+        """This process's id in the file, by join(); -1 before it."""
+        return -1 if self._process is None else self._process
+
+    def leave(self) -> None:
+        """Take this process's row out. Its starts stay: whoever is next reads them as of a dead owner."""
+        if self._process is not None:
+            with self.transaction(durable=False):
+                self.execute("DELETE FROM process WHERE id = ?", (self._process,))
+            self._process = None
+
+    def lives(self, process: int) -> bool:
+        """Whether the process with that id lives: this one, or one whose lock the kernel still holds."""
+        try:
+            return process == self._process or alive.held(self.path, process)
+        except OSError as error:
+            raise Unavailable(f"{self.path}-alive: cannot look at locks: {error.strerror}") from None
+
+
+class Transaction:
+    """A context: commits at its end, rolls back on an exception; sqlite3's errors come out as Unavailable."""
+
+    __slots__ = ("store",)
+
+    def __init__(self, store: Store):
+        self.store = store
+
+    def __enter__(self) -> None:
+        self.store.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind, value, trace) -> None:
+        if kind is None:
+            try:
+                self.store.execute("COMMIT")
+                return
+            except Error:
+                self._roll_back()
+                raise
+        self._roll_back()
+        if kind is not None and issubclass(kind, sqlite3.Error):
+            raise Unavailable(f"{self.store.path}: {reason_of(value)}") from None
+
+    def _roll_back(self) -> None:
+        try:
+            self.store.db.execute("ROLLBACK")
+        except sqlite3.Error:
+            pass   # it had rolled back by itself (a full disk)
+
+
+def _open_failure(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file: nothing was quarantined yet, or $GM_QUARANTINE is not set"
+    return f"cannot open: {(error.strerror or str(error)).lower()}"

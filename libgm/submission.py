@@ -1,0 +1,201 @@
+"""What gm-submit does: payloads or records in, submissions out, a record per accepted job."""
+
+from __future__ import annotations
+
+import os
+
+from . import job
+from .cli import servers, warn
+from .errors import NO, OK, BadRecord, Error, Usage
+from .lines import Input, Output, ReaderGone, dump, records, stdin_or_usage
+
+BARE = job.Envelope()   # what goes in front of a payload that would be taken for an envelope
+
+
+class Strict(Exception):
+    """--strict: a bad line ends it."""
+
+
+class Submission:
+    """args: of gm-submit, by docopt."""
+
+    def __init__(self, args: dict):
+        self.args, self.wait, self.status = args, args["--wait"], OK
+        self.output = Output(quiet=args["--quiet"])
+        self.accepted, self.submitter, self.reader = 0, None, True
+        self.servers = servers(args)
+        self.made = os.urandom(8).hex().encode()   # begins the uniques that are made up; a count ends them
+        self.count = 0
+        if args["--priority"] not in job.PRIORITIES:
+            raise Usage(f"--priority: {args['--priority']!r} is not one of {', '.join(job.PRIORITIES)}")
+        if args["--unique"] is not None and args["--unique-data"]:
+            raise Usage("--unique and --unique-data: only one of them")
+        if args["--unique"] is not None and not args["FUNCTION"]:
+            raise Usage("--unique: a record has its own: set .unique")
+        self.function = None if args["FUNCTION"] is None else os.fsencode(args["FUNCTION"])
+        self.unique = None if args["--unique"] is None else os.fsencode(args["--unique"])
+        try:
+            if self.function is not None:
+                job.check_function(self.function)
+            if self.unique is not None:
+                self.check_unique(self.unique)
+        except BadRecord as error:
+            raise Usage(str(error)) from None
+
+    def run(self) -> int:
+        """Submit everything; the exit status."""
+        try:
+            try:
+                for where, line, made in self.jobs():
+                    self.submit(where, line, made)
+            except Strict:
+                pass
+            self.settle()
+            self.output.close()
+        except ReaderGone:
+            self.finish_unread()
+            return NO
+        except Error as error:
+            self.output.quiet or self.output.flush()
+            warn(f"{error}" + (f": {self.accepted} jobs were accepted before that" if self.accepted else ""))
+            return error.status
+        return self.status
+
+    def jobs(self):
+        """(where, line number, job.Job) of each input."""
+        if self.function is None:
+            stdin_or_usage("give FUNCTION, or job records on standard input")
+            for where, record in records(Input(waiting=self.settle), self.bad):
+                try:
+                    yield where, int(where.rpartition(":")[2]), self.from_record(record)
+                except BadRecord as error:
+                    self.bad(BadRecord(f"{where}: {error}"))
+        elif self.args["FILE"]:
+            if self.unique is not None and len(self.args["FILE"]) > 1:
+                raise Usage("--unique: names one job, and there are several files")
+            for number, name in enumerate(self.args["FILE"], 1):
+                try:
+                    yield name, number, self.from_payload(self.read(name))
+                except BadRecord as error:
+                    self.bad(BadRecord(f"{name}: {error}"))
+        else:
+            stdin_or_usage("give FILE, or payloads on standard input")
+            source = Input(null=self.args["--null"], waiting=self.settle)
+            for number, line in source:
+                if self.unique is not None and number > 1:
+                    raise Usage("--unique: names one job, and there is a second line (a FILE, or -, is one payload)")
+                try:
+                    yield "stdin", number, self.from_payload(line)
+                except BadRecord as error:
+                    self.bad(BadRecord(f"stdin:{number}: {error}"))
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file; - is standard input. Raises BadRecord."""
+        try:
+            if name == "-":
+                with open(0, "rb", closefd=False) as file:
+                    return file.read()
+            with open(name, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise BadRecord(f"cannot read: {(error.strerror or str(error)).lower()}") from None
+
+    def from_payload(self, data: bytes) -> job.Job:
+        if self.unique is not None:
+            unique = self.unique
+        elif self.args["--unique-data"]:
+            unique = job.digest(20, data).encode()
+        else:
+            self.count += 1
+            unique = b"%s-%d" % (self.made, self.count)
+        return self.checked(job.Job(self.function, unique, data, self.args["--priority"]))
+
+    def from_record(self, record: dict) -> job.Job:
+        if record.get("id") is not None:
+            raise BadRecord(f"job {record['id']} is quarantined: use gm-requeue, or delete .id to submit a copy")
+        made = job.Job.from_record(record)
+        if self.args["--unique-data"]:
+            made.unique = job.digest(20, made.data).encode()
+        self.check_unique(made.unique)
+        return self.checked(made)
+
+    def check_unique(self, unique: bytes) -> None:
+        job.check_unique(unique)
+        if self.wait and len(unique) > job.MAX_UNIQUE - len(job.WAITED):
+            raise BadRecord(f"unique of {len(unique)} bytes: at most {job.MAX_UNIQUE - len(job.WAITED)} with --wait")
+        if not self.wait and unique.endswith(job.WAITED):
+            raise BadRecord("unique ends in ~w, which marks jobs whose client waits")
+
+    def checked(self, made: job.Job) -> job.Job:
+        """The job as it goes over the wire. Raises BadRecord."""
+        if made.envelope is not None:
+            made.data = job.wrap(made.envelope, made.data)
+        elif made.data.startswith(job.MARK) and job.unwrap(made.data)[0] is not None:
+            made.data = job.wrap(BARE, made.data)
+        if not made.data and not self.wait:
+            raise BadRecord("empty payload: it would stop gearmand from starting again")
+        return made
+
+    def bad(self, error: BadRecord) -> None:
+        warn(str(error))
+        self.status = NO
+        if self.args["--strict"]:
+            raise Strict
+
+    def submit(self, where: str, number: int, made: job.Job) -> None:
+        if self.submitter is None:
+            from . import submit, wire
+            self.submitter = submit.Submitter(wire.parse_servers(self.servers), wait=self.wait,
+                                              window=64 if self.wait else 1000, on_accept=self.on_accept,
+                                              on_refuse=self.on_refuse, on_result=self.on_result)
+        unique = made.unique + job.WAITED if self.wait else made.unique
+        self.submitter.submit(made.function, unique, made.data, made.priority, (where, number, made))
+
+    def settle(self) -> None:
+        """Before a wait: everything sent is acknowledged, everything acknowledged is printed."""
+        if self.submitter is not None:
+            self.submitter.finish()
+        self.output.flush()
+
+    def accepted_record(self, item: tuple, handle: bytes, server) -> dict:
+        _, number, made = item
+        record: dict = {"line": number}
+        job.put(record, "function", made.function)
+        job.put(record, "unique", made.unique)
+        record["handle"] = handle.decode("utf-8", "replace")
+        record["server"] = str(server)
+        return record
+
+    def on_accept(self, item: tuple, handle: bytes, server) -> None:
+        self.accepted += 1
+        record = self.accepted_record(item, handle, server)
+        if self.wait:
+            item[2].data = record   # what is printed with the result
+        else:
+            self.output.emit(record)
+
+    def on_refuse(self, item: tuple, error: Error) -> None:
+        warn(f"{item[0]}:{item[1]}: {error}")
+        self.status = NO
+
+    def on_result(self, item: tuple, ok: bool, result: bytes, warning: bytes, seconds: float) -> None:
+        record = item[2].data
+        if ok:
+            job.put(record, "result", result)
+        else:
+            from .policy import last_line
+            record["error"] = last_line(warning) or "failed"
+            self.status = NO
+        record["duration"] = round(seconds, 6)
+        self.output.emit(record)
+        self.output.flush()
+
+    def finish_unread(self) -> None:
+        """The reader of our records has gone: no more input, but what is in flight is seen through."""
+        self.output.quiet = True
+        try:
+            if self.submitter is not None:
+                self.submitter.finish()
+        except Error as error:
+            warn(str(error))
+        warn(f"standard output: its reader has gone: stopped after {self.accepted} jobs")

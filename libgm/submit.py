@@ -1,0 +1,228 @@
+"""Submitting jobs: pipelined with a bounded window, over several servers, resubmitting what was not acknowledged."""
+
+from __future__ import annotations
+
+import collections
+import time
+from hashlib import blake2b
+
+from python3_gearman import protocol
+from python3_gearman.client import GearmanClient
+from python3_gearman.client_handler import GearmanClientCommandHandler
+
+from .wire import Backoff, Handler, Manager, Refused, ServerLost, timeout
+
+WINDOW_BYTES = 8 << 20
+FLUSH_BYTES = 1 << 16    # queued before they are sent, or when the window is full, or when the caller waits
+CREATED = protocol.GEARMAN_COMMAND_JOB_CREATED
+COMMANDS = {(False, "high"): protocol.GEARMAN_COMMAND_SUBMIT_JOB_HIGH_BG, (False, "normal"): protocol.GEARMAN_COMMAND_SUBMIT_JOB_BG,
+            (False, "low"): protocol.GEARMAN_COMMAND_SUBMIT_JOB_LOW_BG, (True, "high"): protocol.GEARMAN_COMMAND_SUBMIT_JOB_HIGH,
+            (True, "normal"): protocol.GEARMAN_COMMAND_SUBMIT_JOB, (True, "low"): protocol.GEARMAN_COMMAND_SUBMIT_JOB_LOW}
+
+
+class Request:
+    """A submission under way."""
+
+    __slots__ = ("item", "function", "unique", "data", "priority", "began", "warning", "partial")
+
+    def __init__(self, item, function, unique, data, priority):
+        self.item, self.function, self.unique, self.data, self.priority = item, function, unique, data, priority
+        self.began, self.warning, self.partial = 0.0, b"", []
+
+
+class ClientHandler(Handler, GearmanClientCommandHandler):
+    """What one connection has outstanding: submissions in their order, and jobs by handle where results are waited for."""
+
+    def initial_state(self) -> None:
+        self.pending: collections.deque = collections.deque()
+        self.running: dict[bytes, list[Request]] = {}
+        self.heard = time.monotonic()
+
+    def fetch_commands(self) -> None:
+        manager, pending = self.connection_manager, self.pending
+        self.heard = time.monotonic()
+        while True:
+            command = manager.read_command(self)
+            if command is None:
+                return
+            if command[0] == CREATED and pending:
+                manager.created(self, pending.popleft(), command[1]["job_handle"])
+            else:
+                self.recv_command(command[0], **command[1])
+
+    def on_io_error(self) -> None:
+        for request in self.pending:
+            self.connection_manager.orphan(request)
+        for requests in self.running.values():
+            for request in requests:
+                self.connection_manager.orphan(request)
+
+    def recv_job_created(self, job_handle) -> None:
+        raise ServerLost("a job was acknowledged that nobody submitted")
+
+    def recv_error(self, error_code, error_text) -> None:
+        if self.pending:
+            self.connection_manager.refused(self.pending.popleft(), Refused(error_code, error_text))
+
+    def recv_work_data(self, job_handle, data) -> None:
+        for request in self.running.get(job_handle, ()):
+            request.partial.append(data)
+
+    def recv_work_warning(self, job_handle, data) -> None:
+        for request in self.running.get(job_handle, ()):
+            request.warning = data
+
+    recv_work_exception = recv_work_warning
+
+    def recv_work_status(self, job_handle, numerator, denominator) -> None:
+        pass
+
+    def recv_work_complete(self, job_handle, data) -> None:
+        self._ended(job_handle, True, data)
+
+    def recv_work_fail(self, job_handle) -> None:
+        self._ended(job_handle, False, b"")
+
+    def _ended(self, handle: bytes, ok: bool, data: bytes) -> None:
+        for request in self.running.pop(handle, ()):
+            self.connection_manager.ended(request, ok, b"".join(request.partial) + data)
+
+
+class Submitter(Manager, GearmanClient):
+    """Submits background jobs, or with wait=True foreground ones whose results it reports.
+
+    on_accept(item, handle, server), on_refuse(item, Refused), and with wait on_result(item, ok, result, warning,
+    seconds). A given unique goes to the same server while that is up (rendezvous hashing): gearmand merges equal
+    uniques within one server only. Raises ServerLost where no server can be had; what on_accept has seen is safe.
+    """
+
+    command_handler_class = ClientHandler
+
+    def __init__(self, servers: list, wait: bool = False, window: int = 1000, on_accept=lambda *_: None,
+                 on_refuse=lambda *_: None, on_result=lambda *_: None):
+        super().__init__(servers)
+        self.wait, self.window = wait, window
+        self.on_accept, self.on_refuse, self.on_result = on_accept, on_refuse, on_result
+        self.outstanding = self.bytes = self.unsent = 0
+        self.orphans: collections.deque = collections.deque()
+        self.backoff = {connection: Backoff() for connection in self.connection_list}
+        self.last_error: ServerLost | None = None
+        self.contact: float | None = None    # time.monotonic() of the last sign of life of any server
+
+    def submit(self, function: bytes, unique: bytes, data: bytes, priority: str, item) -> None:
+        """Queue a submission; blocks while the window is full. Raises ServerLost."""
+        request = Request(item, function, unique, data, priority)
+        self.outstanding += 1
+        self.bytes += len(data)
+        self._send(request)
+        if self.unsent >= FLUSH_BYTES:
+            self.pump(0.0)
+        if self.outstanding >= self.window or self.bytes >= WINDOW_BYTES:
+            while self.outstanding > self.window // 2 or self.bytes > WINDOW_BYTES // 2:
+                self.pump(None)
+
+    def finish(self) -> None:
+        """Until everything is acknowledged (with wait: ended). Raises ServerLost."""
+        while self.outstanding:
+            self.pump(None)
+
+    def _send(self, request: Request) -> None:
+        connection = self._choose(request.unique)
+        handler = self.connection_to_handler_map[connection]
+        if not handler.pending:
+            handler.heard = time.monotonic()
+        if self.wait and not request.began:
+            request.began = time.monotonic()
+        connection.put(COMMANDS[self.wait, request.priority], request.function, request.unique, request.data)
+        handler.pending.append(request)
+        self.unsent += len(request.data) + 100
+
+    def _choose(self, unique: bytes):
+        """The connected server that the unique belongs to. Raises ServerLost."""
+        if len(self.connection_list) == 1:
+            connection = self.connection_list[0]
+            if connection.connected or self._try(connection):
+                return connection
+        else:
+            for connection in sorted(self.connection_list, reverse=True, key=lambda each: blake2b(
+                    unique, key=str(each.server).encode()[:64], digest_size=8).digest()):
+                if connection.connected or self._try(connection):
+                    return connection
+        return self._wait_for_any()
+
+    def _try(self, connection) -> bool:
+        if self.backoff[connection].at > time.monotonic():
+            return False
+        try:
+            self.establish_connection(connection)
+        except ServerLost as error:
+            connection.close()
+            self.last_error = error
+            self.backoff[connection].failed()
+            return False
+        self.contact = self.contact or time.monotonic()
+        return True
+
+    def _wait_for_any(self):
+        """No server is up: wait for one as long as a server that restarts may take."""
+        while self.contact is not None and time.monotonic() - self.contact < timeout():
+            time.sleep(max(0.0, min(backoff.at for backoff in self.backoff.values()) - time.monotonic()))
+            for connection in self.connection_list:
+                if connection.connected or self._try(connection):
+                    return connection
+        raise self.last_error
+
+    def pump(self, wait: float | None) -> None:
+        """Send, receive, and send again what was orphaned; waits at most wait seconds, None for something to happen."""
+        while self.orphans:
+            self._send(self.orphans.popleft())
+        self.unsent = 0
+        limit = timeout()
+        live = [connection for connection in self.connection_list if connection.connected]
+        for connection in live:
+            try:
+                connection.flush()
+            except ServerLost as error:
+                self._drop(connection, error)
+        if wait is None:
+            wait = limit
+        readable, writable, _ = self.poll_connections_once(live, wait)
+        if readable:
+            self.contact = time.monotonic()
+        self.handle_connection_activity(readable, writable, ())
+        for connection in live:
+            handler = self.connection_to_handler_map.get(connection)
+            if handler and handler.pending and time.monotonic() - handler.heard > limit:
+                self._drop(connection, ServerLost(f"{connection.server}: no answer in {limit:g} s"))
+
+    def lost(self, connection, error: ServerLost) -> None:
+        self.last_error = error
+        if "no answer" in str(error):
+            self.backoff[connection].pause = max(1.0, self.backoff[connection].pause)
+        self.backoff[connection].failed()
+
+    def orphan(self, request: Request) -> None:
+        """Its connection has gone before it was done with: it is sent again, under the same unique."""
+        request.partial = []
+        self.orphans.append(request)
+
+    def created(self, handler: ClientHandler, request: Request, handle: bytes) -> None:
+        if self.wait:
+            handler.running.setdefault(handle, []).append(request)
+        else:
+            self.outstanding -= 1
+            self.bytes -= len(request.data)
+        self.on_accept(request.item, handle, self.handler_to_connection_map[handler].server)
+
+    def refused(self, request: Request, error: Refused) -> None:
+        self.outstanding -= 1
+        self.bytes -= len(request.data)
+        self.on_refuse(request.item, error)
+
+    def ended(self, request: Request, ok: bool, result: bytes) -> None:
+        self.outstanding -= 1
+        self.bytes -= len(request.data)
+        self.on_result(request.item, ok, result, request.warning, time.monotonic() - request.began)
+
+    def close(self) -> None:
+        self.shutdown()

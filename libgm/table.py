@@ -1,0 +1,56 @@
+"""Listings: JSON lines for programs, a table for people."""
+
+from __future__ import annotations
+
+import os
+
+from .cli import warn
+from .lines import Output, safe
+
+ROWS = 1000   # that are laid out together, so that memory stays bounded
+
+
+class Listing:
+    """args: with --json and --table; columns: (heading, function record -> cell); where: what an empty listing is of."""
+
+    def __init__(self, args: dict, columns: list, where: str):
+        terminal = os.isatty(1)
+        self.table = args["--table"] or (terminal and not args["--json"])
+        self.columns, self.where, self.rows, self.any = columns, where, [], False
+        self.output = Output()
+
+    def add(self, record: dict) -> None:
+        self.any = True
+        if not self.table:
+            self.output.emit(record)
+            return
+        self.rows.append([cell(make(record)) for _, make in self.columns])
+        if len(self.rows) >= ROWS:
+            self.lay_out()
+
+    def lay_out(self) -> None:
+        import shutil
+        from tabulate import MIN_PADDING, tabulate
+        heads = [name for name, _ in self.columns]
+        width = shutil.get_terminal_size((80, 24)).columns
+        needs = [max([len(heads[at]) + MIN_PADDING] + [len(str(row[at])) for row in self.rows]) for at in range(len(heads))]
+        while sum(needs) + 2 * (len(heads) - 1) > width and max(needs) > 8:
+            needs[needs.index(max(needs))] -= 1
+        rows = [[value if isinstance(value, (int, float)) or len(value) <= need else value[:need - 1] + "…"
+                 for value, need in zip(row, needs)] for row in self.rows]
+        number = [all(isinstance(row[at], (int, float)) or not row[at] for row in rows) for at in range(len(heads))]
+        text = tabulate(rows, heads, tablefmt="plain", disable_numparse=True,
+                        colalign=["right" if right else "left" for right in number])
+        self.output.write("\n".join(line.rstrip() for line in text.split("\n")).encode("utf-8", "replace") + b"\n")
+        self.rows = []
+
+    def close(self) -> None:
+        if self.rows:
+            self.lay_out()
+        if not self.any and self.table:
+            warn(f"no {self.where}")
+        self.output.close()
+
+
+def cell(value):
+    return value if isinstance(value, (int, float)) else safe(str(value))

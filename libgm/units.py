@@ -1,0 +1,55 @@
+"""Durations and times as people write and read them."""
+
+from __future__ import annotations
+
+from .errors import Usage
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def duration(text: str, name: str = "duration") -> float:
+    """Seconds of a DURATION: a number with optional s m h d w. Raises Usage."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in SECONDS else (text, "s")
+    try:
+        seconds = float(number) * SECONDS[unit]
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < 1e10 or "_" in number:
+        raise Usage(f"{name}: not a duration: {text!r} (a number with s, m, h, d or w)")
+    return seconds
+
+
+def when(text: str, name: str = "time", now: float | None = None) -> float:
+    """Epoch seconds of a WHEN: an age (a DURATION before now) or an ISO 8601 time, UTC unless it says. Raises Usage."""
+    import time
+    try:
+        return (time.time() if now is None else now) - duration(text)
+    except Usage:
+        pass
+    try:
+        return epoch(text)
+    except ValueError:
+        raise Usage(f"{name}: neither an age (2d) nor an ISO 8601 time: {text!r}") from None
+
+
+def epoch(text: str) -> float:
+    """Epoch seconds of an ISO 8601 time; naive is UTC. Raises ValueError."""
+    import datetime
+    found = datetime.datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
+    return (found if found.tzinfo else found.replace(tzinfo=datetime.timezone.utc)).timestamp()
+
+
+def iso(seconds: float | None) -> str | None:
+    """2026-11-24T13:42:00Z of epoch seconds."""
+    if seconds is None:
+        return None
+    import time
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def age(seconds: float) -> str:
+    """Seconds in human form: 3m, 2d."""
+    for unit, size in (("w", 604800 * 2), ("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{int(seconds // SECONDS[unit])}{unit}"
+    return f"{int(seconds)}s"

@@ -1,0 +1,396 @@
+"""python3_gearman made byte-exact: servers, and one connection class that frames bytes.
+
+It stands on the library's own extension points (connection_class, command_handler_class, data_encoder); what the
+library gets wrong and how is in its users' notes at each class.
+"""
+
+from __future__ import annotations
+
+import collections
+import errno
+import os
+import random
+import select
+import socket
+import struct
+import time
+
+from python3_gearman import connection as library
+from python3_gearman import errors as library_errors
+from python3_gearman import protocol
+from python3_gearman.connection_manager import DataEncoder
+
+from . import job
+from .errors import Error, Unavailable, Usage
+
+PORT = 4730
+HEADER = struct.Struct(">4sII")
+LIMIT = job.MAX_PAYLOAD + 4096   # bytes; a longer declared length is not believed
+CHUNK = 1 << 18
+SEND = 1 << 20
+PARAMS = protocol.GEARMAN_PARAMS_FOR_COMMAND
+ERROR = protocol.GEARMAN_COMMAND_ERROR
+ASSIGN = protocol.GEARMAN_COMMAND_JOB_ASSIGN_UNIQ
+TEXT = protocol.GEARMAN_COMMAND_TEXT_COMMAND
+
+
+def timeout() -> float:
+    """Seconds to connect in, and for a server to answer in: $GM_TIMEOUT, or 5."""
+    try:
+        return max(0.05, float(os.environ.get("GM_TIMEOUT", "5")))
+    except ValueError:
+        raise Usage(f"GM_TIMEOUT: not a number of seconds: {os.environ['GM_TIMEOUT']!r}") from None
+
+
+class Server(collections.namedtuple("Server", "host port tls")):
+    """Where a server listens; str() is how it is typed."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'tls://' if self.tls else ''}{host}:{self.port}"
+
+
+def parse_servers(text: str) -> list[Server]:
+    """The servers of a comma-separated list of host[:port], [v6]:port, tls://host:port. Raises Usage."""
+    found: list[Server] = []
+    for part in text.split(","):
+        rest = part.strip()
+        if not rest:
+            continue
+        tls = rest.startswith("tls://")
+        rest = rest[6:] if tls else rest
+        if rest.startswith("["):
+            host, bracket, port = rest[1:].partition("]")
+            good = bracket and (not port or port.startswith(":"))
+            port = port[1:]
+        elif rest.count(":") > 1:
+            host, port, good = rest, "", True   # a bare IPv6 address
+        else:
+            host, _, port = rest.partition(":")
+            good = True
+        if not good or not host or "/" in host or (port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536)):
+            raise Usage(f"server list: {part.strip()!r} is not host[:port], [v6]:port or tls://host:port")
+        server = Server(host, int(port or PORT), tls)
+        if server not in found:
+            found.append(server)
+    if not found:
+        raise Usage("server list: it is empty")
+    return found
+
+
+class ServerLost(Unavailable, library_errors.ConnectionError):
+    """A server that cannot be reached, went away, does not answer, or talks nonsense."""
+
+
+class Refused(Error):
+    """An ERROR packet; .code is gearmand's, such as b"QUEUE_ERROR"."""
+
+    def __init__(self, code: bytes, text: bytes):
+        self.code = code
+        super().__init__(f"the server refused it: {code.decode('utf-8', 'replace')}: {text.decode('utf-8', 'replace')}")
+
+
+class Bytes(DataEncoder):
+    """The library's default encoder refuses bytes; here everything is bytes."""
+
+    @classmethod
+    def encode(cls, data: bytes) -> bytes:
+        return data
+
+    @classmethod
+    def decode(cls, data: bytes) -> bytes:
+        return data
+
+
+class Connection(library.GearmanConnection):
+    """The library's connection with its framing replaced.
+
+    The library packs the length of the text instead of its bytes, decodes payloads as UTF-8, copies its buffer for each
+    read and command, knows IPv4 only and has no timeout, keepalive or TLS. Commands come out of read_command() as
+    (type, {name: bytes}).
+    """
+
+    connect_cooldown_seconds = 0.0   # pauses are the callers', who wait instead of failing
+
+    def __init__(self, server: Server):
+        self.server = server
+        self.spool = None     # callable(handle, function, unique, length) -> binary file for a payload over LIMIT
+        super().__init__(host=server.host, port=server.port)
+
+    def _reset_connection(self) -> None:
+        super()._reset_connection()
+        self._incoming = bytearray()
+        self._outgoing: list = []
+        self._needs = HEADER.size    # bytes before the next look at _incoming can tell anything new
+        self._spooling = None        # (type, arguments, file, bytes left) of a payload that goes into a file
+        self.textual = False         # admin replies are lines
+
+    # ---- connecting
+
+    def _create_client_socket(self) -> None:
+        limit = timeout()
+        try:
+            plain = socket.create_connection((self.server.host, self.server.port), limit)
+        except socket.timeout:
+            self.lose(f"cannot connect: no answer in {limit:g} s")
+        except OSError as error:
+            hint = ": is gearmand running? gm-server starts one" if error.errno == errno.ECONNREFUSED else ""
+            self.lose(f"cannot connect: {(error.strerror or str(error)).lower()}{hint}")
+        try:
+            for level, name, value in ((socket.IPPROTO_TCP, "TCP_NODELAY", 1), (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
+                                       (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 60), (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 10),
+                                       (socket.IPPROTO_TCP, "TCP_KEEPCNT", 6), (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 120000)):
+                if hasattr(socket, name):
+                    plain.setsockopt(level, getattr(socket, name), value)
+            self.gearman_socket = self._secure(plain) if self.server.tls else plain
+        except OSError as error:
+            plain.close()
+            self.lose(f"cannot connect: {(getattr(error, 'verify_message', '') or error.strerror or str(error)).lower()}")
+        self.gearman_socket.setblocking(False)
+
+    def _secure(self, plain: socket.socket) -> socket.socket:
+        """plain under TLS: the certificate and its name are verified, without a way around it."""
+        import ssl
+        context = ssl.create_default_context(cafile=os.environ.get("GM_TLS_CA") or None)
+        if os.environ.get("GM_TLS_CERT"):
+            context.load_cert_chain(os.environ["GM_TLS_CERT"], os.environ.get("GM_TLS_KEY") or None)
+        return context.wrap_socket(plain, server_hostname=self.server.host)
+
+    def lose(self, why: str):
+        """Mark the connection as gone. Raises ServerLost."""
+        self.connected = False
+        raise ServerLost(f"{self.server}: {why}")
+
+    def throw_exception(self, message=None, exception=None):
+        self.lose(message or str(exception))
+
+    # ---- sending
+
+    def put(self, command: int, *fields: bytes) -> None:
+        """Queue a frame of a command with its fields in the protocol's order."""
+        body = b"\0".join(fields)
+        self._outgoing.append(HEADER.pack(b"\0REQ", command, len(body)))
+        self._outgoing.append(body)
+
+    def put_text(self, line: bytes) -> None:
+        """Queue a line of the admin protocol; its answer is lines too."""
+        self.textual = True
+        self._outgoing.append(line)
+
+    def send_command(self, cmd_type: int, cmd_args: dict) -> None:
+        self.put(cmd_type, *(cmd_args[name] for name in PARAMS[cmd_type]))
+
+    def writable(self) -> bool:
+        return self.connected and bool(self._outgoing)
+
+    def send_commands_to_buffer(self) -> None:
+        pass   # frames are packed as they are queued
+
+    def send_data_to_socket(self) -> int:
+        """Send what can be sent now; the number of buffers left. Raises ServerLost."""
+        if not self.connected:
+            self.lose("not connected")
+        while self._outgoing:
+            if len(self._outgoing) > 1:
+                small, size = [], 0
+                while self._outgoing and size < SEND:   # one copy of each frame, however often the socket is full
+                    small.append(self._outgoing[len(small)])
+                    size += len(small[-1])
+                    if len(small) == len(self._outgoing):
+                        break
+                del self._outgoing[:len(small)]
+                self._outgoing.insert(0, memoryview(b"".join(small)))
+            data = memoryview(self._outgoing[0])
+            try:
+                sent = self.gearman_socket.send(data[:SEND])
+            except OSError as error:
+                if would_block(error):
+                    break
+                self.lose(f"connection lost: {(error.strerror or str(error)).lower()}")
+            if sent == len(data):
+                del self._outgoing[0]
+            else:
+                self._outgoing[0] = data[sent:]
+        return len(self._outgoing)
+
+    flush = send_data_to_socket
+
+    # ---- receiving
+
+    def read_data_from_socket(self, bytes_to_read: int = CHUNK) -> int:
+        """Read all that is there now, up to 8 MiB. Raises ServerLost; what came before the end is delivered first."""
+        if not self.connected:
+            self.lose("not connected")
+        got = 0
+        while got < 8 << 20:
+            try:
+                chunk = self.gearman_socket.recv(bytes_to_read)
+            except OSError as error:
+                if would_block(error):
+                    break
+                self.lose(f"connection lost: {(error.strerror or str(error)).lower()}")
+            if not chunk:
+                if got:
+                    break   # the next read tells
+                self.lose("connection lost: the server closed it")
+            got += len(chunk)
+            self._take(chunk)
+            if len(chunk) < bytes_to_read and not self.server.tls:
+                break
+        return got
+
+    def _take(self, chunk: bytes) -> None:
+        if self._spooling is not None:
+            kind, arguments, file, left = self._spooling
+            file.write(chunk[:left])
+            self._spooling = (kind, arguments, file, left - len(chunk)) if left > len(chunk) else None
+            if self._spooling is None:
+                self._incoming_commands.append((kind, arguments))
+            chunk = chunk[left:]
+        self._incoming += chunk
+
+    def read_commands_from_buffer(self) -> int:
+        """Cut whole frames (or admin lines) off what was read; how many. Raises ServerLost for what is no frame."""
+        data, commands = self._incoming, self._incoming_commands
+        if self.textual:
+            *lines, rest = data.split(b"\n")
+            self._incoming = rest
+            commands.extend((TEXT, {"raw_text": bytes(line)}) for line in lines)
+            return len(lines)
+        if len(data) < self._needs:
+            return 0
+        at, count, size = 0, 0, len(data)
+        while size - at >= HEADER.size:
+            magic, kind, length = HEADER.unpack_from(data, at)
+            if magic != b"\0RES":
+                self.lose("no Gearman server: what it says is not the protocol (a TLS port?)")
+            names = PARAMS.get(kind)
+            if names is None or kind == TEXT:
+                self.lose(f"no Gearman server: unknown command {kind}")
+            if length > LIMIT:
+                if not (kind == ASSIGN and self.spool):
+                    self.lose(f"declared a packet of {length} bytes: more than is ever taken")
+                if not self._begin_spooling(data, at + HEADER.size, length, names):
+                    self._needs = HEADER.size + 4096
+                    break
+                return count + 1
+            end = at + HEADER.size + length
+            if size < end:
+                self._needs = end - at
+                break
+            with memoryview(data) as view:
+                body = bytes(view[at + HEADER.size:end])
+            fields = body.split(b"\0", len(names) - 1) if names else []
+            if len(fields) != len(names):
+                self.lose(f"no Gearman server: command {kind} with {len(fields)} fields")
+            commands.append((kind, dict(zip(names, fields))))
+            at, count = end, count + 1
+        else:
+            self._needs = HEADER.size
+        del data[:at]
+        return count
+
+    def _begin_spooling(self, data: bytearray, at: int, length: int, names) -> bool:
+        """Let a payload that is too large go into a file; False while its names are not all here."""
+        fields = bytes(data[at:at + 4096]).split(b"\0", len(names) - 1)
+        if len(fields) < len(names):
+            if len(data) - at >= 4096:
+                self.lose("no Gearman server: a job without an end to its names")
+            return False
+        heads = fields[:-1]
+        skip = sum(len(head) + 1 for head in heads)
+        file = self.spool(*heads, length - skip)
+        rest = bytes(data[at + skip:])
+        self._incoming = bytearray()
+        self._spooling = (ASSIGN, dict(zip(names, (*heads, file))), file, length - skip)
+        self._take(rest)
+        return True
+
+
+def would_block(error: OSError) -> bool:
+    return isinstance(error, (BlockingIOError, InterruptedError)) or \
+        type(error).__name__ in ("SSLWantReadError", "SSLWantWriteError")
+
+
+class Manager:
+    """What our client, worker and admin share: mixed in before the library's manager class.
+
+    The library polls with select(), which fails over descriptor 1023, and ends the process when it is interrupted.
+    """
+
+    data_encoder = Bytes
+    connection_class = Connection
+
+    def add_connection(self, server: Server) -> Connection:
+        connection = self.connection_class(server)
+        self.connection_list.append(connection)
+        return connection
+
+    def poll_connections_once(self, submitted_connections, timeout=None, wake=()):
+        """(readable, writable, broken) connections; wake: more descriptors that end the wait when readable."""
+        by_fd, poll = {}, select.poll()
+        for connection in submitted_connections:
+            if connection.connected:
+                by_fd[connection.fileno()] = connection
+                poll.register(connection.fileno(), select.POLLIN | (select.POLLOUT if connection.writable() else 0))
+        for fd in wake:
+            poll.register(fd, select.POLLIN)
+        readable, writable = set(), set()
+        for fd, what in poll.poll(None if timeout is None else max(0, int(timeout * 1000 + 0.999))):
+            if fd in by_fd:
+                if what & ~select.POLLOUT:
+                    readable.add(by_fd[fd])
+                if what & select.POLLOUT:
+                    writable.add(by_fd[fd])
+        return readable, writable, set()
+
+    def handle_connection_activity(self, rd_connections, wr_connections, ex_connections):
+        """As the library's, but the reason of a loss is kept for lost()."""
+        for connection in wr_connections:
+            if connection.connected:
+                try:
+                    connection.flush()
+                except ServerLost as error:
+                    self._drop(connection, error)
+        for connection in rd_connections:
+            if connection.connected:
+                try:
+                    self.handle_read(connection)
+                except ServerLost as error:
+                    self._drop(connection, error)
+        return rd_connections, wr_connections, ex_connections
+
+    def _drop(self, connection: Connection, error: ServerLost) -> None:
+        self.handle_error(connection)
+        self.lost(connection, error)
+
+    def lost(self, connection: Connection, error: ServerLost) -> None:
+        """A connection has gone; its handler has been told."""
+        raise error
+
+
+class Handler:
+    """What our handlers share: mixed in before the library's, whose handling stops at an ERROR packet."""
+
+    def fetch_commands(self) -> None:
+        while True:
+            command = self.connection_manager.read_command(self)
+            if command is None:
+                return
+            self.recv_command(command[0], **command[1])
+
+
+class Backoff:
+    """When a server may be tried again: 0.1 s doubling to 15 s, jittered; time.monotonic() in .at."""
+
+    def __init__(self):
+        self.pause, self.at = 0.1, 0.0
+
+    def failed(self) -> None:
+        self.at = time.monotonic() + self.pause * random.uniform(0.75, 1.25)
+        self.pause = min(15.0, self.pause * 2)
+
+    def worked(self) -> None:
+        self.__init__()

@@ -1,0 +1,269 @@
+"""A real gearmand, the real tools, and nothing of the machine's own settings: what every test stands on."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SBIN = "/usr/local/sbin:/usr/sbin:/opt/homebrew/sbin"
+NO_SERVER = "127.0.0.1:1"
+_claims: list[socket.socket] = []   # for the life of this process
+
+
+def until(predicate, timeout: float = 20, what: str = ""):
+    """The first true value of predicate(), polled; fails the test after timeout seconds."""
+    deadline = time.monotonic() + timeout
+    pause = 0.005
+    while True:
+        value = predicate()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {timeout} s: {what or getattr(predicate, '__name__', predicate)}")
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.2)
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that no other test run on this machine gets while this process lives.
+
+    It is below the range that connections take theirs from; the abstract socket is a lock that the kernel drops.
+    """
+    for port in random.SystemRandom().sample(range(20000, 32000), 200):
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            if sys.platform == "linux":
+                claim.bind(f"\0gearmang-test-port-{port}")
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            claim.close()
+            continue
+        _claims.append(claim)
+        return port
+    raise RuntimeError("no free port from 20000 to 32000")
+
+
+def find_gearmand() -> str:
+    """The path of gearmand; a machine without it fails the test."""
+    path = shutil.which("gearmand", path=os.environ.get("PATH", "") + ":" + SBIN)
+    if not path:
+        pytest.fail("gearmand is not installed (Debian: apt-get install gearman-job-server)", pytrace=False)
+    return path
+
+
+def environment(home: Path) -> dict[str, str]:
+    """The environment of a tool: the checkout's bin first, then the python3 that runs these tests."""
+    kept = {name: value for name, value in os.environ.items()
+            if not name.startswith(("GM_", "PYTHON", "XDG_", "GEARMAN", "LC_", "LANG"))}
+    path = [str(ROOT / "bin"), str(Path(sys.executable).parent), os.environ.get("PATH", "/usr/bin:/bin")]
+    return {**kept, "PATH": ":".join(path), "HOME": str(home), "LC_ALL": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1",
+            "GM_SERVERS": NO_SERVER, "GM_QUARANTINE": str(home / "quarantine.db")}
+
+
+def strays(home: Path) -> list[int]:
+    """Living processes that a tool of this test left, known by the HOME that only they have."""
+    mark = b"\0HOME=%b\0" % os.fsencode(home)
+    found = []
+    for entry in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        if entry.isdigit() and int(entry) != os.getpid():
+            try:
+                with open(f"/proc/{entry}/environ", "rb") as environ:
+                    if mark in b"\0" + environ.read() + b"\0":
+                        found.append(int(entry))
+            except OSError:
+                pass
+    return found
+
+
+class Result:
+    """How a tool ended: .status, .out and .err as bytes, .records from stdout."""
+
+    def __init__(self, status: int, out: bytes, err: bytes):
+        self.status, self.out, self.err = status, out, err
+
+    @property
+    def records(self) -> list[dict]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    def __repr__(self) -> str:
+        return f"<status {self.status}\nstdout: {self.out[-2000:]!r}\nstderr: {self.err[-2000:]!r}>"
+
+
+class Tools:
+    """gm("gm-submit", ...) runs a tool to its end, gm.start(...) in the background; .env is what they see."""
+
+    def __init__(self, home: Path):
+        self.home = home
+        self.env = environment(home)
+        self.started: list[subprocess.Popen] = []
+
+    def popen(self, args, env=None, **options) -> subprocess.Popen:
+        """Start args; in env a value of None removes the variable."""
+        merged = {name: value for name, value in {**self.env, **(env or {})}.items() if value is not None}
+        command = [os.fsdecode(arg) if isinstance(arg, bytes) else str(arg) for arg in args]
+        command[0] = shutil.which(command[0], path=self.env["PATH"] + ":" + SBIN) or command[0]
+        options.setdefault("cwd", self.home)
+        process = subprocess.Popen(command, env=merged, **options)
+        self.started.append(process)
+        return process
+
+    def __call__(self, *args, input=b"", env=None, status=0, timeout=60, cwd=None) -> Result:
+        """Run a tool on input (bytes, or an open file) and check its exit status, unless status is None."""
+        piped = isinstance(input, bytes)
+        process = self.popen(args, env, cwd=cwd or self.home, stdin=subprocess.PIPE if piped else input,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        try:
+            out, err = process.communicate(input if piped else None, timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            self.kill_strays()
+            pytest.fail(f"{args}: not done in {timeout} s: {Result(-1, *process.communicate())}")
+        result = Result(process.returncode, out, err)
+        assert status is None or result.status == status, f"{args}: {result}"
+        return result
+
+    def start(self, *args, env=None, **options) -> subprocess.Popen:
+        """Start a tool; its stdout and stderr, unless given, go to the files .out_path and .err_path of the result."""
+        name = f"{Path(os.fsdecode(args[0])).name}.{len(self.started)}"
+        paths = {"stdout": self.home / f"{name}.out", "stderr": self.home / f"{name}.err"}
+        files = {stream: open(path, "wb") for stream, path in paths.items() if stream not in options}
+        try:
+            process = self.popen(args, env, **{"stdin": subprocess.DEVNULL, **files, **options})
+        finally:
+            for file in files.values():
+                file.close()
+        process.out_path, process.err_path = paths["stdout"], paths["stderr"]
+        return process
+
+    def kill_strays(self) -> None:
+        for pid in strays(self.home):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    def end(self) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+        self.kill_strays()
+        for process in self.started:
+            process.wait(10)
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream and not stream.closed:
+                    try:
+                        stream.close()
+                    except BrokenPipeError:
+                        pass
+
+
+class Gearmand:
+    """A real gearmand on 127.0.0.1:.port, by gm-server on .store, or in memory where store is None."""
+
+    def __init__(self, gm: Tools, store: Path | None, *options: str):
+        find_gearmand()
+        self.gm, self.store, self.options = gm, store, options
+        self.port = free_port()
+        self.process: subprocess.Popen | None = None
+
+    @property
+    def server(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> Gearmand:
+        """Start it and wait until it answers."""
+        if self.store is None:
+            command = [find_gearmand(), "--listen=127.0.0.1", f"--port={self.port}", "--log-file=stderr"]
+        else:
+            command = ["gm-server", f"--store={self.store}", f"--port={self.port}", "--"]
+        self.process = self.gm.start(*command, *self.options)
+        until(self.answers, what="gearmand answers")
+        return self
+
+    def answers(self) -> bool:
+        if self.process.poll() is not None:
+            pytest.fail(f"gearmand ended, status {self.process.returncode}: "
+                        + self.process.err_path.read_text("utf-8", "replace"))
+        try:
+            return self.admin(b"version\n", timeout=1).startswith(b"OK")
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+    def stop(self) -> int:
+        """Stop it in order; returns its exit status."""
+        self.process.terminate()
+        return self.process.wait(20)
+
+    def admin(self, command: bytes, timeout: float = 10) -> bytes:
+        """The whole answer to one line of the admin protocol. Raises OSError."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout) as connection:
+            connection.sendall(command)
+            answer = b""
+            while not self.whole(answer):
+                chunk = connection.recv(65536)
+                if not chunk:
+                    raise ConnectionError(f"admin {command!r}: closed after {answer!r}")
+                answer += chunk
+            return answer
+
+    @staticmethod
+    def whole(answer: bytes) -> bool:
+        if answer.startswith((b"OK", b"ERR")):
+            return answer.endswith(b"\n")
+        return (b"\n" + answer).endswith((b"\n.\n", b"\n.\r\n"))
+
+    def status(self) -> dict[bytes, tuple[int, int, int]]:
+        """function -> (total, running, workers)"""
+        lines = (line.rsplit(b"\t", 3) for line in self.admin(b"status\n").split(b"\n") if b"\t" in line)
+        return {name: (int(total), int(running), int(workers)) for name, total, running, workers in lines}
+
+    def waiting(self, function: bytes) -> int:
+        """Jobs of function that no worker has begun."""
+        total, running, _ = self.status().get(function, (0, 0, 0))
+        return total - running
+
+
+@pytest.fixture
+def gm(tmp_path):
+    """The tools, in an environment of their own with HOME=tmp_path and no server until `gearmand` is asked for."""
+    tools = Tools(tmp_path)
+    yield tools
+    tools.end()
+
+
+@pytest.fixture
+def new_gearmand(gm, tmp_path):
+    """new_gearmand("b.db", *options) starts one more gearmand on that store; None for the name: in memory."""
+    return lambda name, *options: Gearmand(gm, name and tmp_path / name, *options).start()
+
+
+@pytest.fixture
+def gearmand(gm, new_gearmand):
+    """A gearmand with a store; gm's tools are pointed at it."""
+    server = new_gearmand("gearmand.db")
+    gm.env["GM_SERVERS"] = server.server
+    return server
+
+
+@pytest.fixture
+def memory_gearmand(gm, new_gearmand):
+    """A gearmand without a store; gm's tools are pointed at it."""
+    server = new_gearmand(None)
+    gm.env["GM_SERVERS"] = server.server
+    return server

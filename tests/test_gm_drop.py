@@ -1,0 +1,41 @@
+"""gm-drop: jobs leave the quarantine for good, with a line in the audit trail."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from test_gm_dead import die  # noqa: F401  a fixture
+
+
+def test_drop_prints_what_it_removed_and_writes_it_down(gm, die):  # noqa: F811
+    die("f", b"1\n2\n3\n")
+    record = gm("gm-dead", "2").records[0]
+    assert gm("gm-drop", "2").records == [record]
+    assert [found["id"] for found in gm("gm-dead").records] == [1, 3]
+    with sqlite3.connect(gm.env["GM_QUARANTINE"]) as db:
+        assert db.execute("SELECT action, job, function FROM audit").fetchall() == [("drop", 2, "f")]
+
+
+def test_a_selection_that_matches_nothing_drops_nothing(gm, die):  # noqa: F811
+    die("f", b"1\n2\n")
+    gm("bash", "-c", "gm-dead -m typo | gm-drop")
+    assert len(gm("gm-dead").records) == 2
+
+
+def test_archive_then_remove(gm, die):  # noqa: F811
+    die("f", b"1\n2\n")
+    gm("bash", "-c", "gm-dead --json > f && gm-drop -q < f")
+    assert gm("gm-dead").records == [] and (gm.home / "f").read_bytes().count(b"\n") == 2
+
+
+def test_ids_are_never_reused(gm, die):  # noqa: F811
+    die("f", b"1\n2\n")
+    gm("gm-drop", "1", "2")
+    die("f", b"3\n")
+    assert [found["id"] for found in gm("gm-dead").records] == [3]
+
+
+def test_an_id_that_never_was(gm, die):  # noqa: F811
+    die("f", b"1\n")
+    assert b"7: no such job" in gm("gm-drop", "7", "1", status=1).err
+    assert gm("gm-drop", "1").err == b""   # gone already: passed over
