@@ -1,27 +1,33 @@
-# `make demo` and `make test` work from nothing; see README.
+# Each target works from nothing: .ci/setup makes .venv and installs gearmand, gearman and jq where they are missing.
 
-VENV = .venv
-RUN = PATH="$(CURDIR)/bin:$(CURDIR)/$(VENV)/bin:$$PATH"
+# The checkout's tools, run by the python3 of .venv.
+RUN = PATH="$(CURDIR)/bin:$(CURDIR)/.venv/bin:$$PATH"
 
-help:
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
+.PHONY: venv demo test check bench chaos clean
 
-demo: ## photographs are resized, some die, are fixed and come back
+venv:
+	@.ci/setup venv
+
+demo:
 	@.ci/setup demo
 	@$(RUN) examples/demo/run
 
-test: ## every test (minutes)
+test:
 	@.ci/setup test
-	$(RUN) python -m pytest -q -n 2 tests
+	@$(RUN) python3 -m pytest -q -n 2
 
-check: ## the quick tests (under a minute)
+check:
 	@.ci/setup test
-	$(RUN) python -m pytest -q -n 2 -m "not slow" tests
+	@$(RUN) python3 -m pytest -q -n 2 -m "not slow"
 
-venv: ## the virtual environment alone
-	@.ci/setup venv
+bench:
+	@.ci/setup test
+	@$(RUN) bench/run
 
-clean: ## remove what make made
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache demo-out
+chaos:
+	@.ci/setup test
+	@$(RUN) bench/chaos
 
-.PHONY: help demo test check venv clean
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

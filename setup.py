@@ -1,4 +1,4 @@
-"""gearmang's installation: the tools, the library, the man pages, the completions."""
+"""Installs the library libgm, the tools bin/gm-*, their man pages and completions."""
 
 import re
 from glob import glob
@@ -7,21 +7,38 @@ from pathlib import Path
 from setuptools import setup
 
 here = Path(__file__).parent
-version = re.search(r'__version__ = "(.+)"', (here / "libgm" / "__init__.py").read_text()).group(1)
-data = [(f"share/man/man{section}", sorted(glob(f"man/*.{section}"))) for section in (1, 5, 7)]
-data += [("share/bash-completion/completions", sorted(glob("completions/*.bash"))),
-         ("share/zsh/site-functions", sorted(glob("completions/_*"))),
-         ("share/fish/vendor_completions.d", sorted(glob("completions/*.fish")))]
+version = re.search(r'__version__ = "(.+)"', (here / "libgm/__init__.py").read_text()).group(1)
+readme = here / "README"
+
+check = ["nagiosplugin>=1.3,<2"]
+blueox = ["pyzmq>=22", "msgpack>=1,<2"]
+demo = ["pillow>=9"]
+
+places = {
+    **{f"share/man/man{section}": f"man/*.{section}" for section in (1, 5, 7)},
+    "share/bash-completion/completions": "completions/*.bash",
+    "share/zsh/site-functions": "completions/_*",
+    "share/fish/vendor_completions.d": "completions/*.fish",
+}
 
 setup(
     name="gearmang",
     version=version,
-    description="Single-purpose Unix tools for people who run Gearman",
-    long_description=(here / "README").read_text(),
+    description="Unix tools for Gearman: work, retry, quarantine, look, fix, requeue",
+    long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
+    long_description_content_type="text/plain",
+    author="The gearmang authors",
     license="MIT",
     python_requires=">=3.9",
     packages=["libgm"],
     scripts=sorted(glob("bin/gm-*")),
-    data_files=[(folder, files) for folder, files in data if files],
-    install_requires=["python3-gearman>=0.1,<0.2", "docopt>=0.6.2,<0.7", "tabulate>=0.8,<1", "tqdm>=4,<5"],
+    data_files=[(place, sorted(glob(files))) for place, files in places.items() if glob(files)],
+    install_requires=["python3-gearman==0.1.*", "docopt>=0.6.2,<0.7", "tabulate>=0.8,<1", "tqdm>=4,<5"],
+    extras_require={
+        "check": check,
+        "blueox": blueox,
+        "demo": demo,
+        "test": ["pytest>=7", "pytest-xdist>=3", "hypothesis>=6"] + check + blueox + demo,
+    },
+    zip_safe=False,
 )

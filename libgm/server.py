@@ -67,7 +67,7 @@ def check_options(options: list[str]) -> None:
         for name in long_names(word):
             for refused, why in REFUSED.items():
                 if name.startswith("--") and len(name) > 2 and refused.startswith(name):
-                    raise Usage(f"gearmand {word}: not with gm-server: {why}")
+                    raise Usage(f"{word}: gearmand's {refused} is refused: {why}")
 
 
 def find() -> str:

@@ -30,16 +30,16 @@ class Listing:
 
     def lay_out(self) -> None:
         import shutil
-        from tabulate import MIN_PADDING, tabulate
+        from tabulate import tabulate
         heads = [name for name, _ in self.columns]
         width = shutil.get_terminal_size((80, 24)).columns
-        needs = [max([len(heads[at]) + MIN_PADDING] + [len(str(row[at])) for row in self.rows]) for at in range(len(heads))]
+        needs = [max([len(heads[at])] + [len(str(row[at])) for row in self.rows]) for at in range(len(heads))]
         while sum(needs) + 2 * (len(heads) - 1) > width and max(needs) > 8:
             needs[needs.index(max(needs))] -= 1
         rows = [[value if isinstance(value, (int, float)) or len(value) <= need else value[:need - 1] + "…"
                  for value, need in zip(row, needs)] for row in self.rows]
         number = [all(isinstance(row[at], (int, float)) or not row[at] for row in rows) for at in range(len(heads))]
-        text = tabulate(rows, heads, tablefmt="plain", disable_numparse=True,
+        text = tabulate([heads, *rows], tablefmt="plain", disable_numparse=True,
                         colalign=["right" if right else "left" for right in number])
         self.output.write("\n".join(line.rstrip() for line in text.split("\n")).encode("utf-8", "replace") + b"\n")
         self.rows = []
