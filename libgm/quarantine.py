@@ -9,7 +9,7 @@ import time
 from . import job
 from .errors import BadRecord, Unavailable
 from .store import Store, raw, reason_of, text
-from .units import iso
+from .units import epoch, iso
 
 # A job's row, in the order of its record; data comes last, where SQLite reads it only when asked
 COLUMNS = ("id", "revision", "state", "key", "function", "unique_", "priority", "reason", "error", "stderr", "exit",
@@ -35,9 +35,19 @@ def row(**fields) -> dict:
     return values
 
 
+BRING_IN = SET_ASIDE + (   # a copy of what is there already changes nothing, nor does an older one
+    " WHERE excluded.last_failed > job.last_failed OR excluded.requeues > job.requeues"
+    " OR (excluded.last_failed = job.last_failed AND excluded.attempts > job.attempts)")
+
+
 def set_aside(store: Store, values: dict) -> None:
     """Write a death or a delayed retry, within a transaction of the caller's. The same job by its key updates its row."""
     store.execute(SET_ASIDE, values)
+
+
+def bring_in(store: Store, values: dict) -> bool:
+    """Write a death that may be there already (collected twice, buried twice), within a transaction; whether it was new."""
+    return store.execute(BRING_IN, values).rowcount == 1
 
 
 def record(values: sqlite3.Row | tuple, live=lambda process: True) -> dict:
@@ -229,3 +239,38 @@ def portable(values: dict) -> dict:
     found = record([values.get(name) for name in COLUMNS])
     del found["id"], found["revision"]
     return found
+
+
+def from_record(fields: dict) -> dict:
+    """The row of a quarantined job's record, as record() and portable() make it. Raises BadRecord."""
+    function = job.check_function(job.get(fields, "function"))
+    unique, data, key = job.get(fields, "unique"), job.get(fields, "data"), fields.get("key")
+    if data is None:
+        raise BadRecord("no data")
+    unique = b"" if unique is None else unique
+    if key is None:   # an export from elsewhere: the same for the same job
+        key = job.digest(16, function, unique, data)
+    if not (isinstance(key, str) and len(key) == 32 and not key.strip("0123456789abcdef")):
+        raise BadRecord("key is not 32 hex digits")
+    values = {"key": key, "function": function, "unique_": unique, "data": data}
+    for name, kind in (("priority", str), ("reason", str), ("error", str), ("stderr", str), ("exit", int),
+                       ("signal", str), ("attempts", int), ("requeues", int), ("server", str), ("handle", str),
+                       ("host", str), ("fingerprint", str), ("payload_file", str)):
+        value = fields.get(name)
+        if value is not None:
+            if type(value) is not kind or (kind is int and not 0 <= value <= job.MAX_ATTEMPTS):
+                raise BadRecord(f"{name} is not what a record has there")
+            values[name] = value
+    for name in ("first_failed", "last_failed"):
+        try:
+            values[name] = int(epoch(fields[name])) if fields.get(name) else int(time.time())
+        except (ValueError, TypeError, AttributeError, OverflowError):
+            raise BadRecord(f"{name} is not an ISO 8601 time") from None
+    values["reason"] = values.get("reason", "collected")
+    values["error"] = values.get("error", "")
+    if values.get("priority", "normal") not in job.PRIORITIES:
+        raise BadRecord(f"priority is not one of {', '.join(job.PRIORITIES)}")
+    if "fingerprint" not in values:
+        from .policy import fingerprint
+        values["fingerprint"] = fingerprint(function, values["reason"], values["error"])
+    return row(**values)

@@ -13,7 +13,7 @@ from .errors import Unavailable
 from .wire import Backoff, Handler, Manager, Refused, ServerLost, timeout
 
 SAFETY = 10.0   # seconds: an idle worker asks again this often, should a wake-up have been lost
-AWAKE, GRABBING, ASLEEP = "awake", "grabbing", "asleep"
+AWAKE, GRABBING, DRY, ASLEEP = "awake", "grabbing", "dry", "asleep"   # dry: one grab of several found nothing
 SUBMIT = {"high": protocol.GEARMAN_COMMAND_SUBMIT_JOB_HIGH_BG, "normal": protocol.GEARMAN_COMMAND_SUBMIT_JOB_BG,
           "low": protocol.GEARMAN_COMMAND_SUBMIT_JOB_LOW_BG}
 
@@ -40,13 +40,15 @@ class WorkerHandler(Handler, GearmanWorkerCommandHandler):
 
     def recv_no_job(self) -> None:
         self.grabs -= 1
+        self.state, self.since = DRY, time.monotonic()
         if not self.grabs:
-            self.state, self.since = ASLEEP, time.monotonic()
+            self.state = ASLEEP
             self.send_command(protocol.GEARMAN_COMMAND_PRE_SLEEP)   # answered by NOOP at once where jobs have come
 
     def recv_job_assign_uniq(self, job_handle, task, unique, data) -> None:
-        self.grabs -= 1
-        self.state = GRABBING if self.grabs else AWAKE
+        self.grabs, self.since = self.grabs - 1, time.monotonic()
+        if not self.grabs:
+            self.state = AWAKE
         self.connection_manager.assigned(self, job_handle, task, unique, data)
 
     def recv_job_created(self, job_handle) -> None:
@@ -164,7 +166,7 @@ class Worker(Manager, GearmanWorker):
             self._grab()
             now = time.monotonic()
             live = list(self.connection_to_handler_map.values())
-            grabbing = any(handler.state == GRABBING for handler in live)
+            grabbing = any(handler.grabs for handler in live)
             if wait == 0:
                 if self.idle:
                     return None
@@ -183,6 +185,10 @@ class Worker(Manager, GearmanWorker):
             if woken or (wait and until is not None and time.monotonic() >= until):
                 return None
 
+    def ready(self) -> Assigned | None:
+        """A job that has arrived already."""
+        return self.jobs.popleft() if self.jobs else None
+
     def down_error(self) -> ServerLost:
         return next(iter(self.down.values()), None) or ServerLost("no server")
 
@@ -190,7 +196,7 @@ class Worker(Manager, GearmanWorker):
         """Seconds until a server must be tried, asked or given up."""
         times = [self.backoff[connection].at for connection in self.connection_list if not connection.connected]
         for handler in self.connection_to_handler_map.values():
-            times.append(handler.since + (timeout() if handler.state == GRABBING else SAFETY))
+            times.append(handler.since + (timeout() if handler.grabs else SAFETY))
         return max(0.001, min(times, default=now + SAFETY) - now)
 
     def _reconnect(self) -> None:
@@ -224,7 +230,7 @@ class Worker(Manager, GearmanWorker):
             if handler.state == ASLEEP and now - handler.since >= SAFETY:
                 handler.state = AWAKE
         free = self.window - len(self.jobs) - sum(handler.grabs for handler in handlers)
-        ready = [handler for handler in handlers if handler.state != ASLEEP]
+        ready = [handler for handler in handlers if handler.state in (AWAKE, GRABBING)]
         while free > 0 and ready:
             self.turn += 1
             ready[self.turn % len(ready)].grab()
@@ -233,7 +239,7 @@ class Worker(Manager, GearmanWorker):
     def _check_answers(self) -> None:
         limit = timeout()
         for connection, handler in list(self.connection_to_handler_map.items()):
-            if handler.state == GRABBING and time.monotonic() - handler.since > limit:
+            if handler.grabs and time.monotonic() - handler.since > limit:
                 self._drop(connection, ServerLost(f"{connection.server}: no answer in {limit:g} s"))
 
     def assigned(self, handler, handle, function, unique, data) -> None:
@@ -280,9 +286,11 @@ class Worker(Manager, GearmanWorker):
     def drain(self, seconds: float) -> None:
         """See that answers are on their way before the connections are closed."""
         until = time.monotonic() + seconds
-        while True:
+        while time.monotonic() < until:
+            for connection in list(self.connection_to_handler_map):
+                self.flush(connection)
             busy = [connection for connection in self.connection_to_handler_map if connection.writable()]
-            if not busy or time.monotonic() >= until:
+            if not busy:
                 return
             self.step(busy, until - time.monotonic())
 

@@ -38,9 +38,10 @@ class Stopped(Exception):
 
 class Control:
     """Signals as flags: TERM finishes the job in hand within the grace, a second one stops it; HUP retires; so
-    does the death of the parent, which shows as the end of the pipe parent_fd."""
+    does the death of the parent, which shows as the end of the pipe parent_fd. interrupt: INT counts as TERM; a
+    worker ignores it, since the terminal's reaches the parent too, which sends TERM."""
 
-    def __init__(self, grace: float, parent_fd: int):
+    def __init__(self, grace: float, parent_fd: int, interrupt: bool = False):
         self.grace, self.parent_fd = grace, parent_fd
         self.terms, self.retired, self.until = 0, False, None
         self.on_term = lambda: None
@@ -50,7 +51,7 @@ class Control:
         signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._term)
         signal.signal(signal.SIGHUP, self._retire)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)   # the terminal's reaches the parent, which sends TERM
+        signal.signal(signal.SIGINT, self._term if interrupt else signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
     def _term(self, *_) -> None:

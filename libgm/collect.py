@@ -1,0 +1,144 @@
+"""Gearmang itself: a worker that takes failed jobs from a queue into the quarantine file, a batch per transaction."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+from . import job, quarantine
+from .cli import warn
+from .errors import OK, BadRecord, Unavailable
+from .lines import Output
+from .policy import fingerprint
+from .serve import Worker
+from .store import Store
+from .wire import ServerLost
+from .work import Control, Trouble
+
+WINDOW = 200           # jobs asked for at once; each batch is durable before any of it is acknowledged
+BATCH_BYTES = 16 << 20
+
+
+def original(fields: dict) -> dict:
+    """The row of a failure job of the original Gearmang: unique_key, task, data, time, exception. Raises BadRecord."""
+    task, data = fields.get("task"), fields.get("data")
+    if not isinstance(task, str) or not task:
+        raise BadRecord("no task")
+    unique = fields.get("unique_key")
+    exception = fields.get("exception")
+    payload = (data if isinstance(data, str) else json.dumps(data)).encode("utf-8", "surrogatepass")
+    when = fields.get("time")
+    when = int(when) if type(when) in (int, float) and 0 <= when < 1 << 40 else int(time.time())
+    text = exception if isinstance(exception, str) else "" if exception is None else json.dumps(exception)
+    error = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")[:1000]
+    unique = unique.encode("utf-8", "surrogatepass") if isinstance(unique, str) else b""
+    function = job.check_function(task.encode("utf-8", "surrogatepass"))
+    return quarantine.row(key=job.digest(16, function, unique, payload, str(when).encode()), function=function,
+                          unique_=unique, data=payload, reason="collected", error=error, stderr=text[-10000:],
+                          attempts=1, first_failed=when, last_failed=when,
+                          fingerprint=fingerprint(function, "collected", error))
+
+
+def as_it_is(assigned, payload: bytes, why: str) -> dict:
+    """The row of a failure job that cannot be read."""
+    error = f"collected as it was: {why}"
+    now = int(time.time())
+    return quarantine.row(
+        key=job.new_key(str(assigned.server).encode(), assigned.handle, assigned.unique, assigned.data),
+        function=assigned.function, unique_=assigned.unique, data=payload, reason="collected", error=error, attempts=1,
+        first_failed=now, last_failed=now, server=str(assigned.server), handle=assigned.handle.decode("utf-8", "replace"),
+        fingerprint=fingerprint(assigned.function, "collected", error))
+
+
+def read(assigned) -> dict:
+    """The row of whatever arrived: gearmang's own record, the original Gearmang's failure job, or anything."""
+    payload = job.unwrap(assigned.data)[1]
+    try:
+        fields = json.loads(payload)
+        if not isinstance(fields, dict):
+            raise BadRecord("not a JSON object")
+        if "task" in fields and "function" not in fields:
+            return original(fields)
+        return quarantine.from_record(fields)
+    except (ValueError, RecursionError):
+        why = "not JSON"
+    except BadRecord as error:
+        why = str(error)
+    return as_it_is(assigned, payload, why)
+
+
+class Collector:
+    """One process: parent and worker are the same here, since nothing of a job is run."""
+
+    def __init__(self, servers: list, function: bytes, path: str, until_empty: bool, quiet: bool):
+        self.servers, self.function, self.path, self.until_empty = servers, function, path, until_empty
+        self.output = Output(quiet=quiet)
+        self.trouble, self.collected = Trouble(), 0
+
+    def run(self) -> int:
+        """Until told to stop, or with until_empty until nothing is there; the exit status."""
+        parent, _ = os.pipe()   # a parent that never dies
+        self.control = Control(0.0, parent, interrupt=True)
+        self.store = Store(self.path, create=True)
+        self.store.join("gm-collect", self.function)
+        worker = Worker(self.servers, self.function, f"gm-collect:{os.uname().nodename}:{os.getpid()}".encode())
+        worker.window = WINDOW
+        try:
+            if self.until_empty:
+                worker.connect()
+            while not self.control.stopping:
+                batch = self.batch(worker)
+                for news in worker.problems():
+                    warn(str(news))
+                if batch and not self.keep(batch):
+                    break
+                if not batch and self.until_empty and worker.idle:
+                    break
+                self.control.happened()
+                self.output.flush()
+            worker.drain(5.0)
+        finally:
+            worker.close()
+            self.store.leave()
+            self.store.close()
+        self.output.close()
+        return OK
+
+    def batch(self, worker: Worker) -> list:
+        """The jobs that are here now, waiting for the first of them."""
+        first = worker.next(0 if self.until_empty else None, (self.control.fd,))
+        batch, size = [], 0
+        while first is not None:
+            batch.append(first)
+            size += len(first.data)
+            if len(batch) >= WINDOW or size > BATCH_BYTES:
+                break
+            first = worker.ready()
+        return batch
+
+    def keep(self, batch: list) -> bool:
+        """Commit a batch, then acknowledge it; False where we were told to stop while the file would not take it."""
+        rows = [read(assigned) for assigned in batch]
+        while True:
+            try:
+                with self.store.transaction():
+                    for row in rows:
+                        quarantine.bring_in(self.store, row)
+                self.trouble.over()
+                break
+            except Unavailable as error:
+                self.control.wait(self.trouble.say(f"{error}: trying again"))
+            if self.control.stopping:
+                return False
+        for assigned, row in zip(batch, rows):
+            try:
+                assigned.complete(b"")
+            except ServerLost as error:
+                warn(f"{error}: what it handed out is collected, and will be seen again")
+                break
+        self.collected += len(batch)
+        if not self.output.quiet:
+            for row in rows:
+                self.output.emit(quarantine.portable(row))
+        return True
