@@ -1,7 +1,7 @@
 # Each target works from nothing: .ci/setup makes .venv and installs gearmand, gearman and jq where they are missing.
 
-# The checkout's tools, run by the python3 of .venv.
-RUN = PATH="$(CURDIR)/bin:$(CURDIR)/.venv/bin:$$PATH"
+# The checkout's tools, run by the python3 of .venv; a user's PATH lacks sbin, where gearmand is.
+RUN = PATH="$(CURDIR)/bin:$(CURDIR)/.venv/bin:$$PATH:/usr/local/sbin:/usr/sbin"
 
 .PHONY: venv demo test check bench chaos clean
 

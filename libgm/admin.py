@@ -24,8 +24,8 @@ class Admin(Manager, GearmanAdminClient):
         super().__init__([server])
         self.lines: list[bytes] = []
 
-    def ask(self, command: bytes, listing: bool = True) -> list[bytes]:
-        """The lines of the answer: to the `.` of a listing, else one."""
+    def ask(self, command: bytes, last=lambda line: line == b".") -> list[bytes]:
+        """The lines of the answer, without the one that last() knows it by: the `.` of a listing."""
         connection, limit = self.current_connection, timeout()
         self.establish_connection(connection)
         self.lines = []
@@ -34,30 +34,34 @@ class Admin(Manager, GearmanAdminClient):
         while True:
             self.handle_connection_activity(*self.poll_connections_once([connection], until - time.monotonic()))
             for at in range(seen, len(self.lines)):
-                if not listing or self.lines[at] == b"." or (at == 0 and self.lines[0].startswith(b"ERR")):
-                    return self.lines[:at + (not listing)]
+                if last(self.lines[at]):
+                    return self.lines[:at]
             seen = len(self.lines)
             if time.monotonic() >= until:
                 self._drop(connection, ServerLost(f"{connection.server}: no answer in {limit:g} s"))
 
     def status(self) -> list[tuple[bytes, int, int, int]]:
         """(function, total, running, workers): total counts running and delayed jobs; names may hold tabs."""
-        return self._table(b"status", 3)
+        return self._table(self.ask(b"status"), 3)
 
     def prioritystatus(self) -> dict[bytes, tuple[int, int, int, int]]:
-        """function -> (high, normal, low, workers), queued jobs only; empty from a server that does not know it."""
-        return {row[0]: row[1:] for row in self._table(b"prioritystatus", 4)}
+        """function -> (high, normal, low, workers), queued jobs only; the last question to a connection.
 
-    def _table(self, command: bytes, numbers: int) -> list:
+        A server that passes the question over (geard) answers the next one, of lines with a number less: empty then.
+        """
+        lines = self.ask(b"prioritystatus\nstatus")
+        return {row[0]: row[1:] for row in self._table([line for line in lines if line.count(b"\t") >= 4], 4)}
+
+    def _table(self, lines: list[bytes], numbers: int) -> list:
         found = []
-        for line in self.ask(command):
+        for line in lines:
             name, *counts = line.rsplit(b"\t", numbers)
             try:
                 found.append((name, *map(int, counts)))
             except ValueError:
                 counts = []
             if len(counts) != numbers:
-                raise ServerLost(f"{self.current_connection.server}: not an answer to {command.decode()}: {line[:60]!r}")
+                raise ServerLost(f"{self.current_connection.server}: not a line of a status: {line[:60]!r}")
         return found
 
     def workers(self) -> list[tuple[int, str, bytes, list[bytes]]]:
@@ -70,4 +74,6 @@ class Admin(Manager, GearmanAdminClient):
         return found
 
     def version(self) -> str:
-        return self.ask(b"version", listing=False)[0].decode("utf-8", "replace")
+        said: list[bytes] = []
+        self.ask(b"version", lambda line: not said.append(line))
+        return said[0].decode("utf-8", "replace")

@@ -6,10 +6,11 @@ import os
 import sys
 
 from . import __version__, units
-from .errors import INTERRUPTED, NO, OK, USAGE, CannotRun, Error, Unavailable, Usage
-from .lines import ReaderGone, safe
+from .errors import INTERRUPTED, NO, OK, USAGE, Error, Usage
+from .lines import Output, ReaderGone, safe
 
 PROG = os.path.basename(sys.argv[0])
+FEW = 16   # operands that docopt is shown; its time grows with their square, and the last name takes the rest
 
 
 def warn(text: str) -> None:
@@ -27,6 +28,7 @@ def run(main, doc: str, command: bool = False) -> None:
     """
     status = NO
     try:
+        occupy()
         status = invoke(main, doc, command)
     except Usage as error:
         warn(f"{error}: see {PROG} --help")
@@ -39,7 +41,8 @@ def run(main, doc: str, command: bool = False) -> None:
     except KeyboardInterrupt:
         status = INTERRUPTED
     except ImportError as error:
-        warn(f"cannot import {error.name}: pip install gearmang, or in a checkout: make venv && . .venv/bin/activate")
+        warn(f"cannot import {error.name or error}: pip install gearmang, "
+             "or in a checkout: make venv && . .venv/bin/activate")
     except Exception as error:
         if os.environ.get("GM_DEBUG"):
             raise
@@ -47,32 +50,53 @@ def run(main, doc: str, command: bool = False) -> None:
     os._exit(status) if sys.stdout is None else sys.exit(status)
 
 
+def occupy() -> None:
+    """What is closed of 0, 1 and 2 stays unusable: else a socket would take its place, and be written to."""
+    for fd, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_RDONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, mode)
+
+
 def invoke(main, doc: str, command: bool) -> int:
-    argv = sys.argv[1:]
-    table = options(doc)
-    found, operands, dashes = parse(argv, table, command)
+    """The exit status of main(args), or of --help and --version, which need no docopt. Raises Error."""
+    found, operands, dashes = parse(sys.argv[1:], options(doc), command)
     if "--help" in found or "--version" in found:
-        os.write(1, (f"{PROG} {__version__}\n" if "--version" in found else doc.strip() + "\n").encode())
+        output = Output()
+        output.write((f"{PROG} {__version__}\n" if "--version" in found else doc.strip() + "\n").encode())
+        output.close()
         return OK
+    return main(arguments(doc, found, operands, dashes, command)) or OK
+
+
+def arguments(doc: str, found: dict, operands: list[str], dashes: bool, command: bool) -> dict:
+    """What docopt makes of options and operands in order. Raises Usage."""
     import docopt
-    ordered = []
-    for name, value in found.items():
-        ordered += [name if value is None else f"{name}={value}"]
     usage = doc.partition("Usage:")[2].partition("\n\n")[0]
-    if "[--]" in usage or dashes:
+    ordered = [name if value is None else f"{name}={value}" for name, value in found.items()]
+    operands, more = (operands[:FEW], operands[FEW:]) if "..." in usage else (operands, [])
+    if "[--]" in usage or ("-- " in usage and dashes):
         operands.insert(1 if command else 0, "--")
+    else:
+        astray = [word for word in operands if "-- " in usage or word.startswith("-") and word != "-"]
+        if astray:
+            raise Usage(f"unexpected operand {astray[0]!r}")
     try:
         args = docopt.docopt(doc, ordered + operands, help=False, options_first=command)
     except docopt.DocoptExit:
         raise Usage("usage: " + " ".join(usage.split())) from None
-    return main(args) or OK
+    if (args.get("FUNCTION") or "").startswith("-"):
+        raise Usage(f"FUNCTION: begins with -: {args['FUNCTION']!r}")
+    if more:
+        args[usage.rpartition("...")[0].replace("[", " ").split()[-1]] += more
+    return args
 
 
 def options(doc: str) -> dict[str, tuple[str, bool]]:
     """Each option as typed, -j and --jobs, with its long name and whether it takes a value."""
     table = {}
     for line in doc.splitlines():
-        words = line.split("  ")
         head = line.strip().partition("  ")[0]
         if not line.startswith(" ") or not head.startswith("-"):
             continue
@@ -85,14 +109,14 @@ def options(doc: str) -> dict[str, tuple[str, bool]]:
 
 
 def parse(argv: list[str], table: dict, command: bool) -> tuple[dict, list[str], bool]:
-    """(options by long name, the last of each; operands; whether -- was there). Raises Usage."""
+    """(options by long name, the last of each; operands; whether -- came before them). Raises Usage."""
     found: dict[str, str | None] = {}
     operands: list[str] = []
-    rest = list(argv)
+    rest = argv[::-1]
     while rest:
-        word = rest.pop(0)
+        word = rest.pop()
         if word == "--":
-            return found, operands + rest, True
+            return found, operands + rest[::-1], True
         if word.startswith("--"):
             name, equals, value = word.partition("=")
             if name not in table:
@@ -112,18 +136,19 @@ def parse(argv: list[str], table: dict, command: bool) -> tuple[dict, list[str],
         else:
             operands.append(word)
             if command:
-                if rest[:1] == ["--"]:
-                    rest.pop(0)
-                return found, operands + rest, False
+                if rest[-1:] == ["--"]:
+                    rest.pop()
+                return found, operands + rest[::-1], False
     return found, operands, False
 
 
 def take(found: dict, option: tuple[str, bool], name: str, value: str | None, rest: list[str]) -> None:
+    """Note an option, its value from the end of rest where it has none yet. Raises Usage."""
     long, takes = option
     if takes and value is None:
         if not rest:
             raise Usage(f"{name}: a value is missing")
-        value = rest.pop(0)
+        value = rest.pop()
     if not takes and value is not None:
         raise Usage(f"{name}: takes no value")
     found.pop(long, None)
@@ -131,6 +156,7 @@ def take(found: dict, option: tuple[str, bool], name: str, value: str | None, re
 
 
 def nearest(name: str, table: dict) -> str:
+    """The end of a message about an option that there is not."""
     import difflib
     close = difflib.get_close_matches(name, [known for known in table if known.startswith("--")], 1, 0.5)
     return f": did you mean {close[0]}?" if close else ""
@@ -157,11 +183,38 @@ def number(args: dict, name: str, low: int = 0, high: int = 1 << 62) -> int | No
     text = args[name]
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
-        raise Usage(f"{name}: not a number from {low}: {text!r}")
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and low <= int(text) <= high):
+        most = f" to {high}" if high < 1 << 62 else ""
+        raise Usage(f"{name}: not a number from {low}{most}: {text!r}")
     return int(text)
 
 
 def duration(args: dict, name: str) -> float | None:
     """The option in seconds, None where it is not given. Raises Usage."""
     return None if args[name] is None else units.duration(args[name], name)
+
+
+class Stopping:
+    """SIGTERM and SIGINT from now on: .count of them, .set after the first, .fd readable when one came."""
+
+    def __init__(self):
+        import signal
+        self.count = 0
+        self.fd, wakeup = os.pipe()
+        for fd in (self.fd, wakeup):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.note)
+
+    def note(self, *_) -> None:
+        self.count += 1
+
+    @property
+    def set(self) -> bool:
+        return self.count > 0
+
+
+def stopping() -> Stopping:
+    """For a tool that stops in order: its signals, which no longer end it."""
+    return Stopping()

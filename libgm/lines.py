@@ -20,7 +20,7 @@ def unsafe(point: int) -> bool:
 
 
 def safe(text: str) -> str:
-    """text with everything made visible that a terminal would act on: control, bidirectional, line separators."""
+    """text with all made visible that a terminal would act on: control, bidirectional, line separators."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(char if not unsafe(ord(char)) else
@@ -29,7 +29,7 @@ def safe(text: str) -> str:
 
 
 class Input:
-    """Lines of a descriptor: iterating yields (number, line without its end); waiting() is called before it blocks."""
+    """Lines of a descriptor: yields (number, line without its end); waiting() is called before it blocks."""
 
     def __init__(self, fd: int = 0, null: bool = False, waiting=lambda: None):
         self.fd, self.end, self.waiting = fd, b"\0" if null else b"\n", waiting
@@ -47,7 +47,8 @@ class Input:
                 poll.poll()
                 continue
             except OSError as error:
-                raise Error(f"standard input: cannot read: {(error.strerror or str(error)).lower()}") from None
+                why = (error.strerror or str(error)).lower()
+                raise Error(f"standard input: cannot read: {why}") from None
             if not chunk:
                 break
             if self.end not in chunk:
@@ -65,14 +66,15 @@ class Input:
 
 
 def records(source, report, name: str = "stdin"):
-    """(where, record) of each JSON line; report(BadRecord) is called for one that is not an object, which is skipped."""
+    """(where, record) of each JSON line; one that is no object goes to report(BadRecord), skipped."""
     import json
+    decode = json.JSONDecoder(parse_constant=refuse).decode
     for number, line in source:
         if not line.strip():
             continue
         where = f"{name}:{number}"
         try:
-            record = json.loads(line)
+            record = decode(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             if not isinstance(record, dict):
                 raise BadRecord(f"{where}: not a JSON object")
         except BadRecord as error:
@@ -82,6 +84,11 @@ def records(source, report, name: str = "stdin"):
             report(BadRecord(f"{where}: not JSON: {error}"))
             continue
         yield where, record
+
+
+def refuse(constant: str):
+    """NaN and Infinity, which Python's json takes, are no JSON."""
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def stdin_or_usage(what: str = "give operands, or lines on standard input") -> None:
@@ -104,7 +111,7 @@ def dump(record: dict) -> bytes:
 
 
 class Output:
-    """Standard output, buffered. Raises ReaderGone, or Error where a write fails, at the write, flush or close."""
+    """Standard output, buffered. Raises ReaderGone, or Error where a write, flush or close fails."""
 
     LIMIT = 1 << 16
 

@@ -33,7 +33,8 @@ def judge(outcome: Outcome, exits: dict[int, str], timeout: float | None) -> tup
     if outcome.overflow:
         return "fail", "error", f"output over {MAX_OUTPUT >> 20} MiB"
     if outcome.signal:
-        return "fail", "crash", last_line(outcome.stderr) or f"killed by {outcome.signal}"
+        said = last_line(outcome.stderr)
+        return "fail", "crash", f"killed by {outcome.signal}" + (f": {said}" if said else "")
     verdict = exits.get(outcome.exit, "fail")
     if verdict == "done":
         return "done", None, None

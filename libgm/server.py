@@ -1,4 +1,4 @@
-"""A gearmand whose queue survives: its store prepared, its options watched, its lock held. gearmand itself is exec'd."""
+"""A gearmand whose queue survives: its options watched, its store locked and prepared; then it is exec'd."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ OWN = {
     "--config-file": "options there would not be seen; give them here",
 }
 REFUSED = {**LOSES_JOBS, **OWN}
-SHORT = {"j": "--job-retries", "q": "--queue-type", "L": "--listen", "p": "--port", "d": "--daemon", "u": "--user"}
+SHORT = {"j": "--job-retries", "q": "--queue-type", "L": "--listen", "p": "--port",
+         "d": "--daemon", "u": "--user"}
 SHORT_FLAGS = "dhRV"   # gearmand's short options without a value: others may follow in the same word
 
 # gearmand does not start with a row whose column is of another type than it writes.
@@ -102,7 +103,8 @@ def lock(store: str) -> int:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise Unavailable(f"{store}: in use by another gm-server: two on one store delete each other's jobs") from None
+        raise Unavailable(f"{store}: in use by another gm-server: "
+                          "two on one store delete each other's jobs") from None
     except OSError as error:
         raise Unavailable(f"{path}: cannot lock the store: {error.strerror}") from None
     os.set_inheritable(fd, True)
@@ -168,8 +170,6 @@ def command(program: str, store: str, listen: str, port: int, options: list[str]
 
 def become(words: list[str]) -> None:
     """Turn this process into gearmand. Raises CannotRun."""
-    import signal
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)   # Python's own setting would be inherited
     try:
         os.execv(words[0], words)
     except OSError as error:

@@ -11,13 +11,14 @@ ROWS = 1000   # that are laid out together, so that memory stays bounded
 
 
 class Listing:
-    """args: with --json and --table; columns: (heading, function record -> cell); where: what an empty listing is of."""
+    """args: --json, --table; columns: (heading, function record -> cell); where: what an empty one is of."""
 
     def __init__(self, args: dict, columns: list, where: str):
-        terminal = os.isatty(1)
-        self.table = args["--table"] or (terminal and not args["--json"])
+        self.terminal = os.isatty(1)
+        self.table = args["--table"] or (self.terminal and not args["--json"])
         self.columns, self.where, self.rows, self.any = columns, where, [], False
         self.output = Output()
+        self.above: list[int] | None = None   # widths of what is printed, which the rows to come keep to
 
     def add(self, record: dict) -> None:
         self.any = True
@@ -33,24 +34,30 @@ class Listing:
         from tabulate import tabulate
         heads = [name for name, _ in self.columns]
         width = shutil.get_terminal_size((80, 24)).columns
-        needs = [max([len(heads[at])] + [len(str(row[at])) for row in self.rows]) for at in range(len(heads))]
+        needs = self.above or [len(head) for head in heads]
+        needs = [min(width, max(need, *(len(str(row[at])) for row in self.rows)))
+                 for at, need in enumerate(needs)]
         while sum(needs) + 2 * (len(heads) - 1) > width and max(needs) > 8:
             needs[needs.index(max(needs))] -= 1
         rows = [[value if isinstance(value, (int, float)) or len(value) <= need else value[:need - 1] + "…"
                  for value, need in zip(row, needs)] for row in self.rows]
-        number = [all(isinstance(row[at], (int, float)) or not row[at] for row in rows) for at in range(len(heads))]
-        text = tabulate([heads, *rows], tablefmt="plain", disable_numparse=True,
+        number = [all(isinstance(row[at], (int, float)) or not row[at] for row in rows)
+                  for at in range(len(heads))]
+        top = ["-" * need for need in needs] if self.above else heads
+        text = tabulate([top, *rows], tablefmt="plain", disable_numparse=True,
                         colalign=["right" if right else "left" for right in number])
-        self.output.write("\n".join(line.rstrip() for line in text.split("\n")).encode("utf-8", "replace") + b"\n")
-        self.rows = []
+        shown = text.split("\n")[1 if self.above else 0:]
+        self.output.write("\n".join(line.rstrip() for line in shown).encode("utf-8", "replace") + b"\n")
+        self.rows, self.above = [], needs
 
     def close(self) -> None:
         if self.rows:
             self.lay_out()
-        if not self.any and self.table:
+        if not self.any and (self.table or self.terminal):
             warn(f"no {self.where}")
         self.output.close()
 
 
 def cell(value):
+    """A value as a table shows it: numbers stay what they are."""
     return value if isinstance(value, (int, float)) else safe(str(value))

@@ -20,7 +20,7 @@ def duration(text: str, name: str = "duration") -> float:
 
 
 def when(text: str, name: str = "time", now: float | None = None) -> float:
-    """Epoch seconds of a WHEN: an age (a DURATION before now) or an ISO 8601 time, UTC unless it says. Raises Usage."""
+    """Epoch seconds of a WHEN: an age (a DURATION before now), or ISO 8601, naive is UTC. Raises Usage."""
     import time
     try:
         return (time.time() if now is None else now) - duration(text)

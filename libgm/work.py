@@ -302,7 +302,7 @@ class WorkerProcess:
         if self.taken_down(attempt):
             return
         assigned = attempt.assigned
-        self.persist(lambda: starts.begin(self.store, self.runs, attempt.identity, assigned.function, assigned.unique,
+        self.persist(lambda: starts.begin(self.store, self.runs, attempt.identity, assigned.function, attempt.unique,
                                           attempt.handle, attempt.server, attempt.before + 1))
         self.control.on_term = self.mark_released
         try:
@@ -359,8 +359,13 @@ class WorkerProcess:
     def settle(self, attempt: Attempt, outcome: Outcome) -> None:
         """See to what becomes of the job, then answer it, then print its event (rules 2 to 4)."""
         verdict, reason, error = policy.judge(outcome, self.settings.exits, self.settings.timeout)
-        if outcome.signal and starts.marked(self.store, self.runs) == "hung":
+        mark = outcome.signal and starts.marked(self.store, self.runs)
+        if mark == "hung":
             verdict, reason, error = "fail", "hung", "hung: ended by gm-reap"
+        elif mark == "released" and not self.control.stopping:
+            self.emit("release", attempt, attempt.before, outcome, None, "released by gm-reap")
+            self.worker.release()   # the start stays, as a release
+            return
         attempts = attempt.before + 1
         if verdict == "done":
             self.answer(attempt, outcome, "done", None, None)

@@ -38,7 +38,8 @@ def until(predicate, timeout: float = 20, what: str = ""):
 def free_port() -> int:
     """A TCP port of 127.0.0.1 that no other test run on this machine gets while this process lives.
 
-    It is below the range that connections take theirs from; the abstract socket is a lock that the kernel drops.
+    It is below the range that connections take theirs from; the abstract socket is a lock that the kernel
+    drops.
     """
     for port in random.SystemRandom().sample(range(20000, 32000), 200):
         claim = socket.socket(socket.AF_UNIX)
@@ -68,8 +69,9 @@ def environment(home: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items()
             if not name.startswith(("GM_", "PYTHON", "XDG_", "GEARMAN", "LC_", "LANG"))}
     path = [str(ROOT / "bin"), str(Path(sys.executable).parent), os.environ.get("PATH", "/usr/bin:/bin")]
-    return {**kept, "PATH": ":".join(path), "HOME": str(home), "LC_ALL": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1",
-            "GM_SERVERS": NO_SERVER, "GM_QUARANTINE": str(home / "quarantine.db")}
+    return {**kept, "PATH": ":".join(path), "HOME": str(home), "LC_ALL": "C.UTF-8",
+            "PYTHONDONTWRITEBYTECODE": "1", "GM_SERVERS": NO_SERVER,
+            "GM_QUARANTINE": str(home / "quarantine.db")}
 
 
 def strays(home: Path) -> list[int]:
@@ -135,7 +137,7 @@ class Tools:
         return result
 
     def start(self, *args, env=None, **options) -> subprocess.Popen:
-        """Start a tool; its stdout and stderr, unless given, go to the files .out_path and .err_path of the result."""
+        """Start a tool; its stdout and stderr, unless given, go to the result's .out_path and .err_path."""
         name = f"{Path(os.fsdecode(args[0])).name}.{len(self.started)}"
         paths = {"stdout": self.home / f"{name}.out", "stderr": self.home / f"{name}.err"}
         files = {stream: open(path, "wb") for stream, path in paths.items() if stream not in options}
@@ -241,7 +243,7 @@ class Gearmand:
 
 @pytest.fixture
 def gm(tmp_path):
-    """The tools, in an environment of their own with HOME=tmp_path and no server until `gearmand` is asked for."""
+    """The tools, in their own environment with HOME=tmp_path; no server until `gearmand` is asked for."""
     tools = Tools(tmp_path)
     yield tools
     tools.end()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sqlite3
 import stat
@@ -34,7 +33,8 @@ def submit(gm, server, function, payload: bytes):
 
 
 def work(gm, server, function, count: int) -> bytes:
-    return gm("gearman", "-h", "127.0.0.1", "-p", server.port, "-w", "-c", count, "-f", function, "--", "tee", "-a", "done").out
+    return gm("gearman", "-h", "127.0.0.1", "-p", server.port, "-w", "-c", count, "-f", function, "--",
+              "tee", "-a", "done").out
 
 
 def refused(gm, *args, status) -> bytes:
@@ -105,7 +105,8 @@ def test_store_with_an_empty_payload_starts_again(gm, gearmand, tmp_path):
     assert query(gearmand.store, "SELECT count(*) FROM gearman_queue WHERE data IS NULL") == [(1,)]
     gearmand.kill()
     plain = gm.start("gearmand", "--listen=127.0.0.1", f"--port={gearmand.port}", "--log-file=stderr",
-                     "--queue-type=libsqlite3", f"--libsqlite3-db={gearmand.store}", f"--pid-file={tmp_path}/pid")
+                     "--queue-type=libsqlite3", f"--libsqlite3-db={gearmand.store}",
+                     f"--pid-file={tmp_path}/pid")
     assert plain.wait(10) != 0
     assert b"failed to reload queue" in plain.err_path.read_bytes()
 
@@ -120,7 +121,9 @@ def test_store_with_an_empty_payload_starts_again(gm, gearmand, tmp_path):
     assert gearmand.process.err_path.read_bytes() == b""
 
 
-@pytest.mark.parametrize("column, value", [("data", None), ("data", "text"), ("when_to_run", None), ("priority", None)])
+@pytest.mark.parametrize("column, value", [
+    ("data", None), ("data", "text"), ("when_to_run", None), ("priority", None),
+])
 def test_rows_that_gearmand_does_not_start_on_are_repaired(gm, gearmand, tmp_path, column, value):
     submit(gm, gearmand, "f", b"text")
     gearmand.stop()
@@ -142,8 +145,9 @@ def test_second_server_on_a_store_is_refused(gm, gearmand, tmp_path):
 
 @pytest.mark.parametrize("words", [
     ["-j", "3"], ["-j3"], ["-Rj3"], ["--job-retries=3"], ["--job-retries", "3"], ["--job-ret=3"],
-    ["--store-queue-on-shutdown"], ["--store-queue"], ["--queue-type=builtin"], ["-q", "builtin"], ["--libsqlite3-db=x"],
-    ["--libsqlite3-table=x"], ["--daemon"], ["-d"], ["-Rd"], ["--config-file=x"], ["-u", "nobody"], ["--round-robin", "-p1"],
+    ["--store-queue-on-shutdown"], ["--store-queue"], ["--queue-type=builtin"], ["-q", "builtin"],
+    ["--libsqlite3-db=x"], ["--libsqlite3-table=x"], ["--daemon"], ["-d"], ["-Rd"], ["--config-file=x"],
+    ["-u", "nobody"], ["--round-robin", "-p1"],
 ], ids=" ".join)
 def test_options_that_lose_jobs_or_are_its_own_are_refused(gm, tmp_path, words):
     error = refused(gm, f"--store={tmp_path}/s.db", "--", *words, status=2)
@@ -153,7 +157,8 @@ def test_options_that_lose_jobs_or_are_its_own_are_refused(gm, tmp_path, words):
 
 def test_other_options_reach_gearmand(gm, new_gearmand, tmp_path):
     log = tmp_path / "log"
-    server = new_gearmand("s.db", "-R", "--threads=2", "--job-handle-prefix", "H:here", "--verbose=INFO", f"-l{log}")
+    server = new_gearmand("s.db", "-R", "--threads=2", "--job-handle-prefix", "H:here",
+                          "--verbose=INFO", f"-l{log}")
     submit(gm, server, "f", b"x")
     assert b"H:here:" in server.admin(b"show jobs\n")
     assert b"Starting up" in log.read_bytes()
@@ -161,7 +166,8 @@ def test_other_options_reach_gearmand(gm, new_gearmand, tmp_path):
 
 
 def test_option_unknown_to_gearmand_is_reported_by_it(gm, tmp_path):
-    result = gm("gm-server", f"--store={tmp_path}/s.db", f"--port={free_port()}", "--", "--nonsense", status=1)
+    result = gm("gm-server", f"--store={tmp_path}/s.db", f"--port={free_port()}", "--", "--nonsense",
+                status=1)
     assert b"--nonsense" in result.err
 
 
@@ -171,7 +177,8 @@ def test_files_that_are_no_store_are_left_alone(gm, tmp_path):
     assert b"not a database" in refused(gm, f"--store={text}", f"--port={free_port()}", status=111)
     assert text.read_bytes() == b"not a database, " * 1000
     refused(gm, f"--store={tmp_path}", f"--port={free_port()}", status=111)
-    assert b"no-folder" in refused(gm, f"--store={tmp_path}/no-folder/s.db", f"--port={free_port()}", status=111)
+    error = refused(gm, f"--store={tmp_path}/no-folder/s.db", f"--port={free_port()}", status=111)
+    assert b"no-folder" in error
 
 
 def test_damaged_store_is_refused(gm, gearmand):
@@ -189,12 +196,13 @@ def test_damaged_store_is_refused(gm, gearmand):
 
 def test_store_that_may_not_be_written(gm, gearmand, tmp_path):
     gearmand.stop()
-    plain = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []   # root may write all
+    powerless = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]   # else root may write everything
+    server = [*(powerless if os.geteuid() == 0 else []), ROOT / "bin/gm-server", f"--port={gearmand.port}"]
     gearmand.store.chmod(0o400)
-    result = gm(*plain, ROOT / "bin/gm-server", f"--store={gearmand.store}", f"--port={gearmand.port}", status=111)
+    result = gm(*server, f"--store={gearmand.store}", status=111)
     assert bytes(gearmand.store) in result.err and result.err.count(b"\n") == 1
     (tmp_path / "theirs").mkdir(0o500)
-    result = gm(*plain, ROOT / "bin/gm-server", f"--store={tmp_path}/theirs/s.db", f"--port={gearmand.port}", status=111)
+    result = gm(*server, f"--store={tmp_path}/theirs/s.db", status=111)
     assert b"theirs" in result.err and result.err.count(b"\n") == 1
 
 
@@ -204,7 +212,9 @@ def test_port_in_use(gm, gearmand, tmp_path):
     assert not (tmp_path / "other.db").exists()
 
 
-@pytest.mark.parametrize("args", [["--port=0"], ["--port=65536"], ["--port=x"], ["--prot=1"], ["--store"]], ids=" ".join)
+@pytest.mark.parametrize("args", [
+    ["--port=0"], ["--port=65536"], ["--port=x"], ["--prot=1"], ["--store"],
+], ids=" ".join)
 def test_bad_usage(gm, tmp_path, args):
     assert b"see gm-server --help" in refused(gm, *args, status=2)
 
@@ -214,42 +224,52 @@ def test_address_that_is_not_here(gm, tmp_path):
     assert b"192.0.2.1" in error
 
 
+def answers(address, port) -> bool:
+    try:
+        with socket.create_connection((address, port), 1) as connection:
+            connection.sendall(b"version\n")
+            return connection.recv(100).startswith(b"OK")
+    except OSError:
+        return False
+
+
 def test_listens_on_ipv6(gm, tmp_path):
     port = free_port()
     gm.start("gm-server", f"--store={tmp_path}/s.db", "--listen=::1", f"--port={port}")
-
-    def answers():
-        try:
-            with socket.create_connection(("::1", port), 1) as connection:
-                connection.sendall(b"version\n")
-                return connection.recv(100).startswith(b"OK")
-        except OSError:
-            return False
-    until(answers)
+    until(lambda: answers("::1", port))
 
 
-def test_default_store_is_in_the_state_folder_and_sbin_is_searched(gm, tmp_path):
-    if os.path.isdir("/var/lib/gearmang") and os.access("/var/lib/gearmang", os.W_OK):
-        store = Path("/var/lib/gearmang/gearmand.db")
+def test_default_store(gm, tmp_path):
+    """Asked of the function: where /var/lib/gearmang is there, a server on it would be the machine's own."""
+    code = "from libgm import server; print(server.default_store(), end='')"
+    env = {"XDG_STATE_HOME": str(tmp_path / "state"), "PYTHONPATH": str(ROOT)}
+    store = Path(os.fsdecode(gm(sys.executable, "-c", code, env=env).out))
+    system = Path("/var/lib/gearmang")
+    if system.is_dir() and os.access(system, os.W_OK | os.X_OK):
+        assert store == system / "gearmand.db"
     else:
-        store = tmp_path / "state/gearmang/gearmand.db"
-    path = ":".join(folder for folder in gm.env["PATH"].split(":") if folder not in SBIN.split(":") + ["/sbin"])
+        assert store == tmp_path / "state/gearmang/gearmand.db"
+        assert mode(store.parent) == 0o700
+
+
+def test_gearmand_is_found_in_sbin_beyond_path(gm, tmp_path):
+    sbin = SBIN.split(":") + ["/sbin"]
+    path = ":".join(folder for folder in gm.env["PATH"].split(":") if folder not in sbin)
     port = free_port()
-    server = gm.start("gm-server", f"--port={port}", env={"XDG_STATE_HOME": str(tmp_path / "state"), "PATH": path})
-    until(lambda: store.exists() or server.poll() is not None)
+    server = gm.start("gm-server", f"--store={tmp_path}/s.db", f"--port={port}", env={"PATH": path})
+    until(lambda: answers("127.0.0.1", port) or server.poll() is not None)
     assert server.poll() is None, server.err_path.read_bytes()
-    assert mode(store.parent) & 0o077 == 0
-    server.send_signal(signal.SIGTERM)
-    server.wait(10)
 
 
 def test_machine_without_gearmand(gm, tmp_path):
     """The tool as it is, but that it finds no gearmand in the folders beyond PATH."""
     (tmp_path / "bin").mkdir()
-    code = ("import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); sys.argv.pop(0); from libgm import server;"
+    code = ("import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); sys.argv.pop(0);"
+            "from libgm import server;"
             "server.SBIN = ''; runpy.run_path(sys.argv[0], run_name='__main__')")
-    done = subprocess.run([sys.executable, "-c", code, ROOT, ROOT / "bin/gm-server", f"--store={tmp_path}/s.db"],
-                          env={**gm.env, "PATH": str(tmp_path / "bin")}, capture_output=True, timeout=20)
+    command = [sys.executable, "-c", code, ROOT, ROOT / "bin/gm-server", f"--store={tmp_path}/s.db"]
+    env = {**gm.env, "PATH": str(tmp_path / "bin")}
+    done = subprocess.run(command, env=env, capture_output=True, timeout=20)
     assert done.returncode == 127, done
     assert done.stderr.count(b"\n") == 1
     for package in (b"gearman-job-server", b"gearmand", b"brew"):

@@ -13,15 +13,18 @@ import pytest
 from conftest import ROOT
 
 TOOLS = sorted(path.name for path in ROOT.glob("bin/gm-*"))
-PAGES = {"completions/gearmang.bash": "share/bash-completion/completions", "completions/_gearmang": "share/zsh/site-functions",
-         "completions/gearmang.fish": "share/fish/vendor_completions.d"}
+COMPLETIONS = {
+    "completions/gearmang.bash": "share/bash-completion/completions",
+    "completions/_gearmang": "share/zsh/site-functions",
+    "completions/gearmang.fish": "share/fish/vendor_completions.d",
+}
 
 
 @pytest.fixture
 def checkout(tmp_path):
     """A copy to build in, so that nothing is left in the real one."""
     copy = tmp_path / "checkout"
-    unwanted = shutil.ignore_patterns(".git", ".venv", "build", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis")
+    unwanted = shutil.ignore_patterns(".git", ".venv", "build", "*.egg-info", "__pycache__", ".*_cache")
     shutil.copytree(ROOT, copy, symlinks=True, ignore=unwanted)
     return copy
 
@@ -29,8 +32,10 @@ def checkout(tmp_path):
 def install(venv: Path, *args) -> None:
     """pip install into a new environment, with the machine's own settings of pip."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    for command in ([sys.executable, "-m", "venv", venv], [venv / "bin/python3", "-m", "pip", "install", "-q", *args]):
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env=environment, cwd=venv.parent)
+    pip = [venv / "bin/python3", "-m", "pip", "install", "-q", *args]
+    for command in ([sys.executable, "-m", "venv", venv], pip):
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env=environment,
+                              cwd=venv.parent)
         assert done.returncode == 0, done.stderr.decode()
 
 
@@ -52,7 +57,7 @@ def test_pip_install(gm, checkout, tmp_path):
     check_tools(gm, venv)
     for page in ROOT.glob("man/*.[157]"):
         assert (venv / f"share/man/man{page.suffix[1:]}" / page.name).read_bytes() == page.read_bytes()
-    for file, place in PAGES.items():
+    for file, place in COMPLETIONS.items():
         if (ROOT / file).exists():
             assert (venv / place / Path(file).name).exists()
 

@@ -1,0 +1,231 @@
+"""libgm.lines: lines in and out, and text for a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import unicodedata
+
+import pytest
+from hypothesis import given, strategies as st
+
+from conftest import ROOT
+from libgm import lines
+from libgm.errors import Error
+
+
+def read(data: bytes, null: bool = False) -> list:
+    """Input's lines of data through a pipe."""
+    reading, writing = os.pipe()
+
+    def write():
+        with open(writing, "wb") as file:
+            file.write(data)
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        return list(lines.Input(reading, null=null))
+    finally:
+        writer.join()
+        os.close(reading)
+
+
+def written(act) -> bytes:
+    """What act(output) leaves in a pipe."""
+    reading, writing = os.pipe()
+    output = lines.Output(writing)
+    act(output)
+    output.close()
+    os.close(writing)
+    with open(reading, "rb") as file:
+        return file.read()
+
+
+@given(st.lists(st.binary().filter(lambda line: b"\n" not in line)))
+def test_lines_come_out_as_they_went_in(wanted):
+    assert read(b"".join(line + b"\n" for line in wanted)) == list(enumerate(wanted, 1))
+
+
+@given(st.lists(st.binary().filter(lambda line: b"\0" not in line)))
+def test_null_ends_lines(wanted):
+    assert read(b"".join(line + b"\0" for line in wanted), null=True) == list(enumerate(wanted, 1))
+
+
+def test_last_line_needs_no_end():
+    assert read(b"a\nb") == [(1, b"a"), (2, b"b")]
+    assert read(b"") == []
+    assert read(b"\n") == [(1, b"")]
+
+
+def test_lines_longer_than_a_read():
+    data = [b"x" * (3 * lines.CHUNK + 1), b"", b"y" * lines.CHUNK]
+    assert [line for _, line in read(b"\n".join(data))] == data
+
+
+def test_long_line_is_linear(monkeypatch):
+    """64 MiB are read in one piece of work per chunk: no chunk is looked at twice."""
+    reads = []
+    real = os.read
+    monkeypatch.setattr(lines.os, "read", lambda fd, size: reads.append(size) or real(fd, size))
+    reading, writing = os.pipe()
+
+    def write():
+        with open(writing, "wb") as file:
+            file.write(b"x" * (64 << 20) + b"\n")
+    writer = threading.Thread(target=write)
+    writer.start()
+    [(number, line)] = lines.Input(reading)
+    writer.join()
+    os.close(reading)
+    assert (number, len(line)) == (1, 64 << 20)
+    assert set(reads) == {lines.CHUNK}
+
+
+def test_waiting_is_called_before_input_blocks_and_not_while_lines_are_at_hand():
+    reading, writing = os.pipe()
+    seen = []
+
+    def waiting():
+        seen.append("waiting")
+        if seen.count("waiting") == 1:
+            os.write(writing, b"a\nb\n")
+        else:
+            os.close(writing)
+    for _, line in lines.Input(reading, waiting=waiting):
+        seen.append(line)
+    os.close(reading)
+    assert seen == ["waiting", b"a", b"b", "waiting"]
+
+
+def test_unreadable_input_is_an_error(tmp_path):
+    fd = os.open(tmp_path, os.O_RDONLY)
+    with pytest.raises(Error, match="^standard input: cannot read: is a directory$"):
+        list(lines.Input(fd))
+    os.close(fd)
+
+
+@pytest.mark.parametrize("bad, why", [
+    (b"{", "not JSON: "), (b"[1]", "not a JSON object"), (b"17", "not a JSON object"),
+    (b"\xff", "not JSON: "),
+    (b'{"a":NaN}', "not JSON: NaN is not a JSON number"), (b'{"a":-Infinity}', "not JSON: -Infinity"),
+    (b'{"a":"\xed\xa0\x80"}', "not JSON: "), (b"[" * 100000, "not JSON: "),
+    (b'{"a":' + b"1" * 5000 + b"}", None)])
+def test_bad_line_is_reported_with_its_place_and_skipped(bad, why):
+    reports = []
+    source = [(1, b'{"a":1}'), (2, bad), (3, b" "), (4, b'{"b":"\xc3\xa9"}')]
+    found = list(lines.records(iter(source), reports.append))
+    assert [where for where, _ in found if where != "stdin:2"] == ["stdin:1", "stdin:4"]
+    assert found[0][1] == {"a": 1} and found[-1][1] == {"b": "é"}
+    if why:
+        [report] = reports
+        assert str(report).startswith(f"stdin:2: {why}")
+
+
+def test_byte_order_mark_is_passed_over():
+    assert list(lines.records(iter([(1, b'\xef\xbb\xbf{"a":1}')]), pytest.fail)) == [("stdin:1", {"a": 1})]
+
+
+anything = st.recursive(st.none() | st.booleans() | st.integers(-2 ** 53, 2 ** 53) | st.text() |
+                        st.floats(allow_nan=False, allow_infinity=False),
+                        lambda children: st.lists(children) | st.dictionaries(st.text(), children))
+
+
+@given(st.lists(st.dictionaries(st.text(), anything)))
+def test_records_are_a_round_trip(wanted):
+    data = written(lambda output: [output.emit(record) for record in wanted])
+    assert data.count(b"\n") == len(wanted)
+    assert [record for _, record in lines.records(iter(read(data)), pytest.fail)] == wanted
+
+
+def test_dump_is_one_compact_line_of_utf8():
+    assert lines.dump({"a": "é\n\0", "b": [1, None]}) == '{"a":"é\\n\\u0000","b":[1,null]}\n'.encode()
+
+
+def test_dump_writes_no_lone_surrogate():
+    line = lines.dump({"a": "\ud800é"})
+    assert json.loads(line.decode("ascii")) == {"a": "\ud800é"}
+
+
+@given(st.text(st.characters(codec=None, exclude_categories=())))
+def test_nothing_safe_acts_on_a_terminal(text):
+    shown = lines.safe(text)
+    assert not any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in shown)
+    assert not set(shown) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
+    assert lines.safe(shown) == shown
+
+
+def test_safe_shows_what_it_hides():
+    assert lines.safe("\x1b[31m\r\n\x9b\u202e\ud800é") == "\\x1b[31m\\r\\n\\x9b\\u202e\\ud800é"
+    assert lines.safe("plain \\ text") == "plain \\ text"
+
+
+def test_output_keeps_order_over_its_buffer(tmp_path):
+    parts = [b"a" * 10, b"b" * lines.Output.LIMIT, b"c"]
+    path = tmp_path / "out"
+    with open(path, "wb") as file:
+        output = lines.Output(file.fileno())
+        for part in parts:
+            output.write(part)
+        output.close()
+    assert path.read_bytes() == b"".join(parts)
+
+
+def test_quiet_output_writes_nothing():
+    def act(output):
+        output.quiet = True
+        output.emit({"a": 1})
+        output.write(b"x")
+    assert written(act) == b""
+
+
+def test_output_to_a_full_device_is_an_error():
+    with open("/dev/full", "wb", buffering=0) as full:
+        output = lines.Output(full.fileno())
+        output.emit({"a": 1})
+        with pytest.raises(Error, match="^standard output: cannot write: No space left on device$"):
+            output.close()
+
+
+def test_output_without_a_reader():
+    reading, writing = os.pipe()
+    os.close(reading)
+    output = lines.Output(writing)
+    output.write(b"x")
+    with pytest.raises(lines.ReaderGone):
+        output.flush()
+    os.close(writing)
+
+
+def test_output_waits_for_a_full_pipe_that_does_not_block():
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    data = os.urandom(1 << 20)
+    got = []
+
+    def take():
+        with open(reading, "rb") as file:
+            got.append(file.read())
+    reader = threading.Thread(target=take)
+    output = lines.Output(writing)
+    reader.start()
+    output.write(data)
+    output.close()
+    os.close(writing)
+    reader.join()
+    assert got == [data]
+
+
+def test_terminal_as_standard_input_is_a_usage_error(gm):
+    """A pty is what a terminal is; anything else is read."""
+    code = (f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+            "from libgm.lines import stdin_or_usage; stdin_or_usage('give IDs')")
+    leader, terminal = os.openpty()
+    try:
+        result = gm(sys.executable, "-c", code, input=terminal, status=1)
+        assert b"Usage: give IDs" in result.err
+    finally:
+        os.close(leader)
+        os.close(terminal)
+    gm(sys.executable, "-c", code)

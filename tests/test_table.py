@@ -1,0 +1,123 @@
+"""libgm.table: a listing is JSON lines, or a table that fits the terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import struct
+import termios
+
+import pytest
+
+from conftest import ROOT
+
+TOOL = '''#!/usr/bin/env python3
+"""List.
+
+Usage: gm-x [options] [--] [WORD...]
+
+Options:
+  --json     print JSON lines
+  --table    print a table
+  --rows=N   rows [default: 3]
+"""
+from libgm import cli
+from libgm.table import Listing
+
+
+def main(args):
+    columns = [(name, lambda record, name=name: record[name]) for name in ("id", "error")]
+    found = Listing(args, columns, "dead jobs in FILE")
+    words = args["WORD"] or ["some text"]
+    for number in range(cli.number(args, "--rows")):
+        found.add({"id": number, "error": words[number % len(words)]})
+    found.close()
+
+
+cli.run(main, __doc__)
+'''
+
+
+@pytest.fixture
+def listing(gm, tmp_path):
+    """listing(*args, columns=None) runs a lister: in a terminal of so many columns, or into a pipe."""
+    path = tmp_path / "gm-x"
+    path.write_text(TOOL)
+    path.chmod(0o755)
+    env = {"PYTHONPATH": str(ROOT), "COLUMNS": None}
+
+    def run(*args, columns=None):
+        if columns is None:
+            result = gm(path, *args, env=env)
+            return result.out.decode(), result.err.decode()
+        leader, terminal = os.openpty()
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        process = gm.start(path, *args, env=env, stdout=terminal)
+        os.close(terminal)
+        shown = b""
+        while True:
+            try:
+                chunk = os.read(leader, 65536)
+            except OSError:   # Linux says EIO where nobody has the terminal open any more
+                break
+            if not chunk:
+                break
+            shown += chunk
+        os.close(leader)
+        assert process.wait(20) == 0
+        return shown.decode().replace("\r\n", "\n"), process.err_path.read_text()
+    return run
+
+
+def test_json_lines_into_a_pipe_and_where_asked_for(listing):
+    for out, err in listing(), listing("--json", columns=40):
+        records = [json.loads(line) for line in out.splitlines()]
+        assert records == [{"id": n, "error": "some text"} for n in range(3)]
+        assert err == ""
+
+
+def test_table_on_a_terminal_and_where_asked_for(listing):
+    for out, err in listing(columns=40), listing("--table"):
+        rows = [line.split(None, 1) for line in out.splitlines()]
+        assert rows == [["id", "error"], *([str(n), "some text"] for n in range(3))]
+        assert err == ""
+
+
+def test_table_fits_the_terminal(listing):
+    out, _ = listing("x" * 500, "y", columns=40)
+    assert max(map(len, out.splitlines())) == 40
+    assert out.splitlines()[1].endswith("x…")
+    assert "x" * 500 in listing("x" * 500, columns=600)[0]
+
+
+def test_huge_cell_is_cut(listing):
+    out, _ = listing("x" * 100000, columns=80)
+    assert max(map(len, out.splitlines())) == 80
+
+
+def test_numbers_are_on_the_right(listing):
+    out, _ = listing("--table", "--rows=11")
+    assert [line[:2] for line in out.splitlines()] == ["id", *(f"{n:2}" for n in range(11))]
+
+
+def test_control_characters_are_shown(listing):
+    out, _ = listing("--rows=1", "a\x1b[2J\nb\u202e", columns=80)
+    assert out.splitlines()[1].split() == ["0", "a\\x1b[2J\\nb\\u202e"]
+
+
+def test_long_table_has_one_heading_and_straight_columns(listing):
+    out, _ = listing("--table", "--rows=2500")
+    rows = out.splitlines()
+    assert rows[0].split() == ["id", "error"] and len(rows) == 2501
+    assert [row.split(None, 1) for row in rows[1:]] == [[str(n), "some text"] for n in range(2500)]
+    assert {row.index("some") for row in rows[1001:]} == {len("1234  ")}
+
+
+@pytest.mark.parametrize("args, columns", [((), 80), (("--json",), 80), (("--table",), None)])
+def test_empty_listing_says_where_it_looked(listing, args, columns):
+    assert listing("--rows=0", *args, columns=columns) == ("", "gm-x: no dead jobs in FILE\n")
+
+
+def test_empty_listing_in_a_pipe_says_nothing(listing):
+    assert listing("--rows=0") == ("", "")
