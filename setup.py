@@ -38,7 +38,7 @@ setup(
         "check": check,
         "blueox": blueox,
         "demo": demo,
-        "test": ["pytest>=7", "pytest-xdist>=3", "hypothesis>=6"] + check + blueox + demo,
+        "test": ["pytest>=7", "pytest-xdist>=3", "pytest-timeout>=2", "hypothesis>=6"] + check + blueox + demo,
     },
     zip_safe=False,
 )

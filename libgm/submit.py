@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import os
 import time
 from hashlib import blake2b
 
@@ -13,6 +14,7 @@ from python3_gearman.client_handler import GearmanClientCommandHandler
 from .wire import Backoff, Handler, Manager, Refused, ServerLost, timeout
 
 WINDOW_BYTES = 8 << 20
+GATHER = 0.001           # seconds: answers come one by one, and to wake for each would halve the speed
 FLUSH_BYTES = 1 << 16    # queued before they are sent, or when the window is full, or when the caller waits
 CREATED = protocol.GEARMAN_COMMAND_JOB_CREATED
 COMMANDS = {(False, "high"): protocol.GEARMAN_COMMAND_SUBMIT_JOB_HIGH_BG, (False, "normal"): protocol.GEARMAN_COMMAND_SUBMIT_JOB_BG,
@@ -40,15 +42,13 @@ class ClientHandler(Handler, GearmanClientCommandHandler):
 
     def fetch_commands(self) -> None:
         manager, pending = self.connection_manager, self.pending
+        connection = manager.handler_to_connection_map[self]
         self.heard = time.monotonic()
-        while True:
-            command = manager.read_command(self)
-            if command is None:
-                return
-            if command[0] == CREATED and pending:
-                manager.created(self, pending.popleft(), command[1]["job_handle"])
+        for kind, arguments in iter(connection.read_command, None):
+            if kind == CREATED and pending:
+                manager.created(connection, self, pending.popleft(), arguments["job_handle"])
             else:
-                self.recv_command(command[0], **command[1])
+                self.take(kind, arguments)
 
     def on_io_error(self) -> None:
         for request in self.pending:
@@ -58,7 +58,7 @@ class ClientHandler(Handler, GearmanClientCommandHandler):
                 self.connection_manager.orphan(request)
 
     def recv_job_created(self, job_handle) -> None:
-        raise ServerLost("a job was acknowledged that nobody submitted")
+        self.connection_manager.handler_to_connection_map[self].lose("acknowledged a job that nobody submitted")
 
     def recv_error(self, error_code, error_text) -> None:
         if self.pending:
@@ -104,22 +104,26 @@ class Submitter(Manager, GearmanClient):
         self.wait, self.window = wait, window
         self.on_accept, self.on_refuse, self.on_result = on_accept, on_refuse, on_result
         self.outstanding = self.bytes = self.unsent = 0
+        self.salts = {connection: blake2b(os.fsencode(str(connection.server))).digest()
+                      for connection in self.connection_list}
         self.orphans: collections.deque = collections.deque()
         self.backoff = {connection: Backoff() for connection in self.connection_list}
         self.last_error: ServerLost | None = None
-        self.contact: float | None = None    # time.monotonic() of the last sign of life of any server
+        self.trouble: float | None = None    # time.monotonic() of the first loss since a server answered
 
     def submit(self, function: bytes, unique: bytes, data: bytes, priority: str, item) -> None:
-        """Queue a submission; blocks while the window is full. Raises ServerLost."""
+        """Queue a submission; blocks first while the window is full. Raises ServerLost."""
+        if self.outstanding >= self.window or (self.outstanding and self.bytes + len(data) > WINDOW_BYTES):
+            while self.outstanding > self.window // 2 or self.bytes > WINDOW_BYTES // 2:
+                self.pump(None)
+                if not self.wait:
+                    time.sleep(GATHER)
         request = Request(item, function, unique, data, priority)
         self.outstanding += 1
         self.bytes += len(data)
         self._send(request)
         if self.unsent >= FLUSH_BYTES:
             self.pump(0.0)
-        if self.outstanding >= self.window or self.bytes >= WINDOW_BYTES:
-            while self.outstanding > self.window // 2 or self.bytes > WINDOW_BYTES // 2:
-                self.pump(None)
 
     def finish(self) -> None:
         """Until everything is acknowledged (with wait: ended). Raises ServerLost."""
@@ -145,7 +149,7 @@ class Submitter(Manager, GearmanClient):
                 return connection
         else:
             for connection in sorted(self.connection_list, reverse=True, key=lambda each: blake2b(
-                    unique, key=str(each.server).encode()[:64], digest_size=8).digest()):
+                    unique, key=self.salts[each], digest_size=8).digest()):
                 if connection.connected or self._try(connection):
                     return connection
         return self._wait_for_any()
@@ -160,13 +164,13 @@ class Submitter(Manager, GearmanClient):
             self.last_error = error
             self.backoff[connection].failed()
             return False
-        self.contact = self.contact or time.monotonic()
         return True
 
     def _wait_for_any(self):
-        """No server is up: wait for one as long as a server that restarts may take."""
-        while self.contact is not None and time.monotonic() - self.contact < timeout():
-            time.sleep(max(0.0, min(backoff.at for backoff in self.backoff.values()) - time.monotonic()))
+        """No server is up: wait for one as long as a server that restarts may take. Raises ServerLost."""
+        while self.trouble is not None and time.monotonic() < self.trouble + timeout():
+            until = min(self.trouble + timeout(), *(backoff.at for backoff in self.backoff.values()))
+            time.sleep(max(0.0, until - time.monotonic()))
             for connection in self.connection_list:
                 if connection.connected or self._try(connection):
                     return connection
@@ -175,9 +179,12 @@ class Submitter(Manager, GearmanClient):
     def pump(self, wait: float | None) -> None:
         """Send, receive, and send again what was orphaned; waits at most wait seconds, None for something to happen."""
         while self.orphans:
-            self._send(self.orphans.popleft())
+            self._send(self.orphans[0])
+            self.orphans.popleft()
         self.unsent = 0
-        limit = timeout()
+        limit, before = timeout(), self.outstanding
+        for connection, handler in list(self.connection_to_handler_map.items()):
+            handler.fetch_commands()   # what an exception from a callback left
         live = [connection for connection in self.connection_list if connection.connected]
         for connection in live:
             try:
@@ -185,34 +192,41 @@ class Submitter(Manager, GearmanClient):
             except ServerLost as error:
                 self._drop(connection, error)
         if wait is None:
-            wait = limit
+            wait = limit if self.outstanding == before else 0.0
         readable, writable, _ = self.poll_connections_once(live, wait)
-        if readable:
-            self.contact = time.monotonic()
         self.handle_connection_activity(readable, writable, ())
         for connection in live:
             handler = self.connection_to_handler_map.get(connection)
-            if handler and handler.pending and time.monotonic() - handler.heard > limit:
+            heard = max(handler.heard, connection.moved) if handler and handler.pending else time.monotonic()
+            if time.monotonic() - heard > limit and not connection.draining():
+                self.trouble = self.trouble or heard
+                self.backoff[connection].pause = max(1.0, self.backoff[connection].pause)
                 self._drop(connection, ServerLost(f"{connection.server}: no answer in {limit:g} s"))
 
     def lost(self, connection, error: ServerLost) -> None:
         self.last_error = error
-        if "no answer" in str(error):
-            self.backoff[connection].pause = max(1.0, self.backoff[connection].pause)
+        self.trouble = self.trouble or time.monotonic()
         self.backoff[connection].failed()
+
+    def answered(self, connection) -> None:
+        """It has taken a job: whatever the trouble was, it is over."""
+        if self.trouble is not None:
+            self.trouble = None
+            self.backoff[connection].worked()
 
     def orphan(self, request: Request) -> None:
         """Its connection has gone before it was done with: it is sent again, under the same unique."""
         request.partial = []
         self.orphans.append(request)
 
-    def created(self, handler: ClientHandler, request: Request, handle: bytes) -> None:
+    def created(self, connection, handler: ClientHandler, request: Request, handle: bytes) -> None:
+        self.answered(connection)
         if self.wait:
             handler.running.setdefault(handle, []).append(request)
         else:
             self.outstanding -= 1
             self.bytes -= len(request.data)
-        self.on_accept(request.item, handle, self.handler_to_connection_map[handler].server)
+        self.on_accept(request.item, handle, connection.server)
 
     def refused(self, request: Request, error: Refused) -> None:
         self.outstanding -= 1

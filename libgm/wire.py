@@ -6,13 +6,16 @@ library gets wrong and how is in its users' notes at each class.
 
 from __future__ import annotations
 
+import array
 import collections
 import errno
+import fcntl
 import os
 import random
 import select
 import socket
 import struct
+import termios
 import time
 
 from python3_gearman import connection as library
@@ -29,15 +32,16 @@ LIMIT = job.MAX_PAYLOAD + 4096   # bytes; a longer declared length is not believ
 CHUNK = 1 << 18
 SEND = 1 << 20
 PARAMS = protocol.GEARMAN_PARAMS_FOR_COMMAND
+RECEIVERS = {kind: protocol.get_command_name(kind).lower().replace("gearman_command_", "recv_") for kind in PARAMS}
 ERROR = protocol.GEARMAN_COMMAND_ERROR
 ASSIGN = protocol.GEARMAN_COMMAND_JOB_ASSIGN_UNIQ
 TEXT = protocol.GEARMAN_COMMAND_TEXT_COMMAND
 
 
 def timeout() -> float:
-    """Seconds to connect in, and for a server to answer in: $GM_TIMEOUT, or 5."""
+    """Seconds to connect in, and for a server to answer in: $GM_TIMEOUT, or 5; at most a day."""
     try:
-        return max(0.05, float(os.environ.get("GM_TIMEOUT", "5")))
+        return min(86400.0, max(0.05, float(os.environ.get("GM_TIMEOUT", "5"))))
     except ValueError:
         raise Usage(f"GM_TIMEOUT: not a number of seconds: {os.environ['GM_TIMEOUT']!r}") from None
 
@@ -70,7 +74,9 @@ def parse_servers(text: str) -> list[Server]:
         else:
             host, _, port = rest.partition(":")
             good = True
-        if not good or not host or "/" in host or (port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536)):
+        if port and not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536):
+            good = False
+        if not good or not host or "/" in host or not host.isprintable() or " " in host:
             raise Usage(f"server list: {part.strip()!r} is not host[:port], [v6]:port or tls://host:port")
         server = Server(host, int(port or PORT), tls)
         if server not in found:
@@ -123,6 +129,8 @@ class Connection(library.GearmanConnection):
         super()._reset_connection()
         self._incoming = bytearray()
         self._outgoing: list = []
+        self.moved = 0.0             # time.monotonic() when bytes last went either way: a large payload takes its time
+        self._sent = self._taken = 0 # bytes given to the kernel, and of those what the peer had taken at the last look
         self._needs = HEADER.size    # bytes before the next look at _incoming can tell anything new
         self._spooling = None        # (type, arguments, file, bytes left) of a payload that goes into a file
         self.textual = False         # admin replies are lines
@@ -135,6 +143,8 @@ class Connection(library.GearmanConnection):
             plain = socket.create_connection((self.server.host, self.server.port), limit)
         except socket.timeout:
             self.lose(f"cannot connect: no answer in {limit:g} s")
+        except ValueError as error:   # of the host's name
+            self.lose(f"cannot connect: {error}")
         except OSError as error:
             hint = ": is gearmand running? gm-server starts one" if error.errno == errno.ECONNREFUSED else ""
             self.lose(f"cannot connect: {(error.strerror or str(error)).lower()}{hint}")
@@ -193,22 +203,15 @@ class Connection(library.GearmanConnection):
         if not self.connected:
             self.lose("not connected")
         while self._outgoing:
-            if len(self._outgoing) > 1:
-                small, size = [], 0
-                while self._outgoing and size < SEND:   # one copy of each frame, however often the socket is full
-                    small.append(self._outgoing[len(small)])
-                    size += len(small[-1])
-                    if len(small) == len(self._outgoing):
-                        break
-                del self._outgoing[:len(small)]
-                self._outgoing.insert(0, memoryview(b"".join(small)))
-            data = memoryview(self._outgoing[0])
+            data = self._next_to_send()
             try:
                 sent = self.gearman_socket.send(data[:SEND])
             except OSError as error:
                 if would_block(error):
                     break
                 self.lose(f"connection lost: {(error.strerror or str(error)).lower()}")
+            self.moved = time.monotonic()
+            self._sent += sent
             if sent == len(data):
                 del self._outgoing[0]
             else:
@@ -216,6 +219,27 @@ class Connection(library.GearmanConnection):
         return len(self._outgoing)
 
     flush = send_data_to_socket
+
+    def draining(self) -> bool:
+        """Whether the peer has taken more of what the kernel holds since this was last asked; that counts as moved."""
+        left = array.array("i", [0])
+        fcntl.ioctl(self.gearman_socket.fileno(), termios.TIOCOUTQ, left)
+        taken, before = self._sent - left[0], self._taken
+        self._taken = taken
+        if taken > before:
+            self.moved = time.monotonic()
+        return taken > before
+
+    def _next_to_send(self) -> memoryview:
+        """What is first in the queue, small buffers joined; a large one or what was sent in part is never copied again."""
+        queue = self._outgoing
+        if not isinstance(queue[0], memoryview):
+            count, size = 1, len(queue[0])
+            while count < len(queue) and size + len(queue[count]) <= SEND:
+                size += len(queue[count])
+                count += 1
+            queue[:count] = [memoryview(queue[0] if count == 1 else b"".join(queue[:count]))]
+        return queue[0]
 
     # ---- receiving
 
@@ -228,8 +252,8 @@ class Connection(library.GearmanConnection):
             try:
                 chunk = self.gearman_socket.recv(bytes_to_read)
             except OSError as error:
-                if would_block(error):
-                    break
+                if got or would_block(error):
+                    break   # a loss is told by the next read
                 self.lose(f"connection lost: {(error.strerror or str(error)).lower()}")
             if not chunk:
                 if got:
@@ -239,6 +263,8 @@ class Connection(library.GearmanConnection):
             self._take(chunk)
             if len(chunk) < bytes_to_read and not self.server.tls:
                 break
+        if got:
+            self.moved = time.monotonic()
         return got
 
     def _take(self, chunk: bytes) -> None:
@@ -257,6 +283,8 @@ class Connection(library.GearmanConnection):
         if self.textual:
             *lines, rest = data.split(b"\n")
             self._incoming = rest
+            if len(rest) > LIMIT:
+                self.lose("no Gearman server: a line without an end")
             commands.extend((TEXT, {"raw_text": bytes(line)}) for line in lines)
             return len(lines)
         if len(data) < self._needs:
@@ -275,14 +303,13 @@ class Connection(library.GearmanConnection):
                 if not self._begin_spooling(data, at + HEADER.size, length, names):
                     self._needs = HEADER.size + 4096
                     break
+                self._needs = HEADER.size
                 return count + 1
             end = at + HEADER.size + length
             if size < end:
                 self._needs = end - at
                 break
-            with memoryview(data) as view:
-                body = bytes(view[at + HEADER.size:end])
-            fields = body.split(b"\0", len(names) - 1) if names else []
+            fields = split(data, at + HEADER.size, end, len(names))
             if len(fields) != len(names):
                 self.lose(f"no Gearman server: command {kind} with {len(fields)} fields")
             commands.append((kind, dict(zip(names, fields))))
@@ -307,6 +334,21 @@ class Connection(library.GearmanConnection):
         self._spooling = (ASSIGN, dict(zip(names, (*heads, file))), file, length - skip)
         self._take(rest)
         return True
+
+
+def split(data: bytearray, start: int, end: int, count: int) -> list[bytes]:
+    """At most count fields between start and end of data, each copied once; the last may hold NUL."""
+    fields = []
+    with memoryview(data) as view:
+        while len(fields) < count - 1 and start <= end:
+            stop = data.find(0, start, end)
+            if stop < 0:
+                break
+            fields.append(bytes(view[start:stop]))
+            start = stop + 1
+        if count:
+            fields.append(bytes(view[start:end]))
+    return fields
 
 
 def would_block(error: OSError) -> bool:
@@ -374,12 +416,22 @@ class Manager:
 class Handler:
     """What our handlers share: mixed in before the library's, whose handling stops at an ERROR packet."""
 
+    recv_status_res = recv_echo_res = recv_job_assign = None   # answers to what we never ask
+
     def fetch_commands(self) -> None:
         while True:
             command = self.connection_manager.read_command(self)
             if command is None:
                 return
-            self.recv_command(command[0], **command[1])
+            self.take(*command)
+
+    def take(self, kind: int, arguments: dict) -> None:
+        """Handle a command. Raises ServerLost for one that no server sends to the likes of us."""
+        receive = getattr(self, RECEIVERS[kind], None)
+        if receive is None:
+            connection = self.connection_manager.handler_to_connection_map[self]
+            connection.lose(f"no Gearman server: it sent us {protocol.get_command_name(kind)}")
+        receive(**arguments)
 
 
 class Backoff:

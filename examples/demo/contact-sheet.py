@@ -14,7 +14,7 @@ COLUMNS, CELL, CAPTION, GAP = 4, (240, 180), 18, 12
 
 folder, dead, sheet_path = sys.argv[1:]
 with open(dead, encoding="utf-8") as lines:
-    errors = {os.path.basename(json.loads(record["data"])["photo"]): record["error"]
+    errors = {os.path.basename(json.loads(record["data"])["photo"]): record["error"].split(": ")[-1].split(" (")[0]
               for record in map(json.loads, lines)}
 names = sorted(os.listdir(folder))
 rows = -(-len(names) // COLUMNS)
