@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 
 from . import job
@@ -55,8 +56,10 @@ class Submission:
         except ReaderGone:
             self.finish_unread()
             return NO
+        except Usage:
+            raise
         except Error as error:
-            self.output.quiet or self.output.flush()
+            self.output.flush()
             warn(f"{error}" + (f": {self.accepted} jobs were accepted before that" if self.accepted else ""))
             return error.status
         return self.status
@@ -81,9 +84,11 @@ class Submission:
         else:
             stdin_or_usage("give FILE, or payloads on standard input")
             source = Input(null=self.args["--null"], waiting=self.settle)
-            for number, line in source:
-                if self.unique is not None and number > 1:
+            if self.unique is not None:   # nothing is submitted before it is known to be the only one
+                source = list(itertools.islice(source, 2))
+                if len(source) > 1:
                     raise Usage("--unique: names one job, and there is a second line (a FILE, or -, is one payload)")
+            for number, line in source:
                 try:
                     yield "stdin", number, self.from_payload(line)
                 except BadRecord as error:
