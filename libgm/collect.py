@@ -8,13 +8,13 @@ import time
 
 from . import job, quarantine
 from .cli import warn
+from .control import Control, Trouble
 from .errors import OK, BadRecord, Unavailable
 from .lines import Output
 from .policy import fingerprint
 from .serve import Worker
 from .store import Store
 from .wire import ServerLost
-from .work import Control, Trouble
 
 WINDOW = 200           # jobs asked for at once; each batch is durable before any of it is acknowledged
 BATCH_BYTES = 16 << 20

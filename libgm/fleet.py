@@ -114,7 +114,6 @@ class Fleet:
             os._exit(status)
 
     def child(self, slot: int, reading: int, writing: int) -> int:
-        from . import work
         signal.set_wakeup_fd(-1)
         os.close(self.life[1])
         os.close(reading)
@@ -122,10 +121,12 @@ class Fleet:
         for other in self.children.values():
             os.close(other.events)
         if slot == RELEASER:
-            return work.run_releaser(self.settings, self.life[0])
+            from .release import run_releaser
+            return run_releaser(self.settings, self.life[0])
         at = slot * self.brake_size
         brake = memoryview(self.brakes)[at:at + self.brake_size]
-        return work.WorkerProcess(self.settings, writing, self.life[0], brake, str(slot)).main()
+        from .work import WorkerProcess
+        return WorkerProcess(self.settings, writing, self.life[0], brake).main()
 
     def step(self) -> None:
         """Wait for something to happen, and see to it."""

@@ -1,0 +1,257 @@
+"""What becomes of a job: done, retried, set aside, dropped or given back; durable first, then answered (rules 2 to 9)."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from . import job, policy, quarantine, reap, starts
+from .cli import warn
+from .control import Control, Stopped, Trouble
+from .errors import Unavailable
+from .lines import dump
+from .runner import Outcome
+from .store import Store
+from .units import iso
+from .wire import Refused, ServerLost
+
+
+class Attempt:
+    """A job in hand: what came over the wire, and what it is (rule 5)."""
+
+    def __init__(self, assigned, run: int, settings):
+        self.assigned, self.run = assigned, run    # run: its number among this worker's
+        self.envelope, self.data = job.unwrap(assigned.data)
+        self.envelope = self.envelope or job.Envelope()
+        self.identity = job.identity(assigned.function, assigned.unique, assigned.data)
+        self.before = self.envelope.attempts       # attempts before this one, those that never reported included
+        self.waited = settings.foreground or assigned.unique.endswith(job.WAITED)
+        self.unique = self.envelope.unique
+        if self.unique is None:
+            self.unique = assigned.unique[:-2] if assigned.unique.endswith(job.WAITED) else assigned.unique
+        self.server, self.handle = str(assigned.server), assigned.handle.decode("utf-8", "replace")
+
+    @property
+    def key(self) -> str:
+        """The job's key: from its envelope, or made at its first failure."""
+        if self.envelope.key is None:
+            self.envelope.key = job.new_key(self.server.encode(), self.assigned.handle, self.unique, self.data)
+        return self.envelope.key
+
+
+class Fate:
+    """Where a worker takes its failures and successes: one per worker process; several jobs may be in hand.
+
+    over: tells whether the worker is to end, so that a pause does not keep it.
+    """
+
+    store: Store   # set once it is open
+
+    def __init__(self, settings, control: Control, brake: policy.Brake, events_fd: int, over):
+        self.settings, self.control, self.brake, self.events_fd = settings, control, brake, events_fd
+        self.over, self.trouble = over, Trouble()
+
+    def persist(self, write):
+        """Call write until the file takes it: a job is not answered before. Raises Stopped when told to end meanwhile."""
+        while True:
+            try:
+                done = write()
+                self.trouble.over()
+                return done
+            except Unavailable as error:
+                pause = self.trouble.say(f"{error}: trying again")
+            self.control.wait(pause)
+            if self.control.stopping or self.control.retired:
+                raise Stopped
+
+    def transact(self, durable: bool, *writes) -> None:
+        """Run writes, each a (function, *arguments), in one transaction, as persist() does."""
+        def write():
+            with self.store.transaction(durable):
+                for function, *arguments in writes:
+                    function(self.store, *arguments)
+        self.persist(write)
+
+    # ---- before a job is run
+
+    def begin(self, attempt: Attempt) -> None:
+        """Write its start, before the job begins."""
+        self.persist(lambda: starts.begin(self.store, attempt.run, attempt.identity, attempt.assigned.function,
+                                          attempt.unique, attempt.handle, attempt.server, attempt.before + 1))
+
+    def taken_down(self, attempt: Attempt) -> bool:
+        """Count earlier starts of this job whose owner is dead (rule 6); True where that was the last of it."""
+        past = self.persist(lambda: starts.past(self.store, attempt.identity))
+        if past is None:
+            return False
+        reap.end_orphans(self.store, past.owners)
+        attempt.before += past.attempts
+        error = "hung: ended by gm-reap" if past.hung and not past.lost else "its worker died with it"
+        reason = "hung" if past.hung and not past.lost else "lost"
+        if past.released > policy.MAX_RELEASES:
+            reason, error = "lost", f"released {past.released} times: each time its worker was told to stop"
+        elif not past.attempts:
+            return False
+        elif attempt.before < self.settings.tries and not attempt.waited:
+            self.emit("retry", attempt, attempt.before, Outcome(), reason, error)
+            return False
+        outcome = Outcome(stderr=b"")
+        if attempt.waited:
+            self.answer(attempt, outcome, "drop", reason, error)
+        else:
+            self.set_aside(attempt, outcome, attempt.before, reason, error)
+        return True
+
+    def mark_released(self, attempt: Attempt) -> None:
+        """What ends this worker from now on is a release, no attempt (rule 7)."""
+        try:
+            starts.mark(self.store, self.store.process, "released", attempt.run)
+        except Unavailable as error:
+            warn(str(error))
+
+    # ---- after it
+
+    def settle(self, attempt: Attempt, outcome: Outcome) -> None:
+        """See to what becomes of the job, then answer it, then print its event (rules 2 to 4)."""
+        verdict, reason, error = policy.judge(outcome, self.settings.exits, self.settings.timeout)
+        mark = outcome.signal and starts.marked(self.store, attempt.run)
+        if mark == "hung":
+            verdict, reason, error = "fail", "hung", "hung: ended by gm-reap"
+        elif mark == "released" and not self.control.stopping:
+            self.emit("release", attempt, attempt.before, outcome, None, "released by gm-reap")
+            attempt.assigned.worker.release()   # the start stays, as a release
+            return
+        attempts = attempt.before + 1
+        if verdict == "done":
+            self.answer(attempt, outcome, "done", None, None)
+            self.brake.done()
+        elif verdict == "drop" or attempt.waited:
+            self.answer(attempt, outcome, "drop", reason, error)
+        elif verdict == "dead" or attempts >= self.settings.tries:
+            self.set_aside(attempt, outcome, attempts, reason, error)
+        else:
+            self.retry(attempt, outcome, attempts, reason, error)
+        if verdict in ("fail", "retry"):
+            self.pause(self.brake.failed(attempt.key), error)
+
+    def pause(self, seconds: float, why: str | None) -> None:
+        """The brake: hold no job for so long, and let gm-status show it."""
+        if not seconds:
+            return
+        warn(f"{self.function_name()}: {self.settings.brake} different jobs failed in a row: pausing {seconds:g} s")
+        self.show_pause(time.time() + seconds, why)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self.over():
+            self.control.wait(until - time.monotonic())
+        self.show_pause(None, None)
+
+    def show_pause(self, until: float | None, why: str | None) -> None:
+        try:
+            with self.store.transaction(durable=False):
+                self.store.execute("UPDATE process SET paused_until = ?, paused_why = ? WHERE id = ?",
+                                   (until, why, self.store.process))
+        except Unavailable as error:
+            warn(str(error))
+
+    def answer(self, attempt: Attempt, outcome: Outcome, event: str, reason, error) -> None:
+        """The job ends here: its counts, then the server's copy, go."""
+        self.transact(False, (starts.end, attempt.run), (starts.forget, attempt.identity))
+        self.acknowledge(attempt, outcome, event == "done")
+        self.emit(event, attempt, attempt.before + 1, outcome, reason, error)
+
+    def retry(self, attempt: Attempt, outcome: Outcome, attempts: int, reason, error) -> None:
+        """To the end of the queue again (rule 2): at once, or by way of the file."""
+        envelope, assigned = attempt.envelope, attempt.assigned
+        envelope.key, envelope.unique, envelope.attempts = attempt.key, attempt.unique, attempts
+        envelope.first_failed = envelope.first_failed or int(time.time())
+        delay = policy.delay(attempts, self.settings.delay, self.settings.max_delay)
+        ends = ((starts.end, attempt.run), (starts.forget, attempt.identity))
+        sent = not delay and self.send(attempt, assigned.function, job.wrap(envelope, attempt.data), "attempt", attempts)
+        if not sent:
+            values = self.death(attempt, outcome, attempts, reason, error)
+            values.update(state="delayed", due=time.time() + delay)
+            ends = ((quarantine.set_aside, values), *ends)
+        self.transact(not sent, *ends)
+        self.acknowledge(attempt, outcome, False)
+        self.emit("retry", attempt, attempts, outcome, reason, error, delay)
+
+    def send(self, attempt: Attempt, function: bytes, data: bytes, *step: object) -> bool:
+        """Submit a step of the job where it came from; False where the server would not have it."""
+        unique = job.wire_unique(function, attempt.key, *step)
+        try:
+            attempt.assigned.resubmit(function, unique, data, attempt.envelope.priority)
+            return True
+        except (Refused, ServerLost) as error:
+            warn(f"{attempt.handle}: {error}")
+            return False
+
+    def set_aside(self, attempt: Attempt, outcome: Outcome, attempts: int, reason: str, error: str) -> None:
+        """Quarantine (rule 3): into the file, or as a job for a gm-collect elsewhere."""
+        values = self.death(attempt, outcome, attempts, reason, error)
+        ends = ((starts.end, attempt.run), (starts.forget, attempt.identity))
+        via = self.settings.via
+        if via is not None:
+            dead = dump(quarantine.portable(values))
+            while not self.send(attempt, via, dead, "via", attempts, attempt.envelope.requeues):
+                if attempt.assigned.lost:
+                    return   # the server hands it out again; its start was ended below or counts
+                self.control.wait(self.trouble.say(f"{via.decode('utf-8', 'replace')}: cannot be queued: trying again"))
+                if self.control.stopping:
+                    raise Stopped
+            self.transact(False, *ends)
+        else:
+            self.transact(True, (quarantine.set_aside, values), *ends)
+        self.acknowledge(attempt, outcome, False)
+        self.emit("dead", attempt, attempts, outcome, reason, error)
+
+    def death(self, attempt: Attempt, outcome: Outcome, attempts: int, reason: str, error: str) -> dict:
+        """The row of a failure."""
+        envelope, now, function = attempt.envelope, int(time.time()), attempt.assigned.function
+        return quarantine.row(
+            key=attempt.key, function=function, unique_=attempt.unique, data=attempt.data, priority=envelope.priority,
+            reason=reason, error=error, stderr=outcome.stderr.decode("utf-8", "replace"), exit=outcome.exit,
+            signal=outcome.signal, attempts=attempts, requeues=envelope.requeues,
+            first_failed=envelope.first_failed or now, last_failed=now, servers=self.settings.server_list,
+            server=attempt.server, handle=attempt.handle, fingerprint=policy.fingerprint(function, reason, error))
+
+    def acknowledge(self, attempt: Attempt, outcome: Outcome, done: bool) -> None:
+        """Answer the server, which deletes its copy: whatever must survive is durable by now."""
+        try:
+            if done:
+                attempt.assigned.complete(outcome.stdout)
+            else:
+                if outcome.stderr:
+                    attempt.assigned.warning(outcome.stderr)
+                attempt.assigned.fail()
+        except ServerLost as error:
+            warn(f"{attempt.handle}: {error}: it will be seen again")
+
+    def give_back(self, attempt: Attempt, why: str) -> None:
+        """The worker's own fault: the job goes back uncounted, and the worker pauses."""
+        self.transact(False, (starts.end, attempt.run))
+        self.emit("release", attempt, attempt.before, Outcome(), None, why)
+        attempt.assigned.worker.release()
+        self.control.wait(self.trouble.say(f"{why}: pausing"))
+
+    def emit(self, event: str, attempt: Attempt, attempts: int, outcome: Outcome, reason, error, delay=None) -> None:
+        """An event to the parent, which prints it; a failure also as a line on stderr."""
+        found: dict = {"event": event, "time": iso(time.time())}
+        job.put(found, "function", attempt.assigned.function)
+        job.put(found, "unique", attempt.unique)
+        found.update(handle=attempt.handle, attempts=attempts, duration=round(outcome.duration, 6), exit=outcome.exit,
+                     signal=outcome.signal, reason=reason, error=error, worker=os.getpid(),
+                     host=os.uname().nodename, server=attempt.server, extra=outcome.extra)
+        line = dump(found)
+        try:
+            while line:
+                line = line[os.write(self.events_fd, line):]
+        except BrokenPipeError:
+            pass   # the parent is dead; the loop sees that
+        if event != "done":
+            then = {"retry": "tried again" + (f" in {delay:.3g} s" if delay else ""), "dead": "quarantined",
+                    "drop": "dropped", "release": "given back"}[event]
+            warn(f"{self.function_name()}: {attempt.handle}: attempt {attempts} of {self.settings.tries}: "
+                 f"{error}: {then}")
+
+    def function_name(self) -> str:
+        return self.settings.function.decode("utf-8", "replace")

@@ -1,0 +1,69 @@
+"""The release of delayed retries when they are due (rule 2): claim, submit, acknowledged, remove."""
+
+from __future__ import annotations
+
+import time
+
+from . import job, quarantine
+from .control import Control, Trouble
+from .errors import Error
+from .store import Store, raw
+from .wire import ServerLost
+
+HORIZON_SLACK = 60.0       # seconds beyond --max-delay before a due time is taken for a stepped clock
+
+
+def release_due(store: Store, settings) -> int:
+    """Submit the delayed retries of workers with our server list that are due; how many. Claim, submit, remove."""
+    from .submit import Submitter
+    now = time.time()
+    claimed = quarantine.claim_due(store, settings.server_list, now, now + settings.max_delay + HORIZON_SLACK)
+    if not claimed:
+        return 0
+    accepted: list = []
+    refused: list = []
+    submitter = Submitter(settings.servers, on_accept=lambda found, handle, server: accepted.append(found),
+                          on_refuse=lambda found, error: refused.append(error))
+    lost = None
+    try:
+        for found in claimed:
+            function, unique, data, priority = resubmission(found)
+            submitter.submit(function, unique, data, priority, found)
+        submitter.finish()
+    except ServerLost as error:
+        lost = error
+    quarantine.remove_released(store, accepted)
+    quarantine.unclaim(store, [found["id"] for found in claimed])
+    if lost or refused:
+        raise lost or refused[0]
+    return len(accepted)
+
+
+def resubmission(found: dict) -> tuple[bytes, bytes, bytes, str]:
+    """(function, wire unique, enveloped payload, priority) of a delayed retry's row."""
+    function, key = raw(found["function"]), found["key"]
+    envelope = job.Envelope(key, raw(found["unique_"]), found["attempts"], found["requeues"], found["first_failed"],
+                            found["priority"])
+    return (function, job.wire_unique(function, key, "attempt", found["attempts"]),
+            job.wrap(envelope, raw(found["data"])), found["priority"])
+
+
+def run_releaser(settings, parent_fd: int) -> int:
+    """The process that releases delayed retries on time while the workers are busy; ends with the parent."""
+    control = Control(0, parent_fd)
+    store = None
+    trouble = Trouble()
+    while not (control.stopping or control.retired):
+        try:
+            store = store or Store(settings.quarantine, create=True)
+            while release_due(store, settings):
+                pass
+            trouble.over()
+            pause = 1.0
+        except Error as error:
+            pause = trouble.say(f"delayed retries: {error}")
+        control.wait(pause)
+    if store:
+        store.leave()
+        store.close()
+    return 0
