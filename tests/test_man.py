@@ -8,7 +8,7 @@ runs in the background included.
     $ command           is run; "> " begins a line that continues it (as of a here document)
     what it shows       on standard output and standard error, as on a terminal: JSON lines, but tables by listings
     ...                 alone on a line: any lines, or none; within a line: any text, or none
-                        spaces at the end of a line, and empty lines there, do not count
+                        spaces at the end of a line, empty lines at the end, and colours do not count
 
 A page that starts a server itself (a line with "$ gm-server") finds none running; there gm-server's default port is a
 free one, and 4731 and 4732 are two more free ones. Blocks without "$ " (a unit file, a crontab) are not run.
@@ -34,6 +34,7 @@ from conftest import NO_SERVER, ROOT, free_port
 PAGES = sorted((ROOT / "man").glob("*.[157]"), key=lambda page: page.name)
 ESCAPES = {r"\(aq": "'", r"\(ga": "`", r"\(ha": "^", r"\(ti": "~", r"\e": "\\", r"\-": "-", r"\&": ""}
 MARK = "\x1e"
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 LIMIT = 60   # seconds for all examples of a page
 
 
@@ -102,7 +103,7 @@ def session(gm, commands: list[str]) -> list[str]:
     finally:
         os.close(master)
     shell.wait(LIMIT)
-    return [text.removesuffix("\n") for text in shown.decode("utf-8", "replace").split(MARK)[1:]]
+    return [text.removesuffix("\n") for text in COLOUR.sub("", shown.decode("utf-8", "replace")).split(MARK)[1:]]
 
 
 def own_server(gm) -> dict[str, str]:
