@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 from python3_gearman.admin_client import GearmanAdminClient
 from python3_gearman.admin_client_handler import GearmanAdminClientCommandHandler
 
+from .errors import Unavailable
 from .wire import Handler, Manager, Server, ServerLost, timeout
+
+SLACK = 0.25   # seconds over a server's limit, so that what it says itself of its trouble is not missed
 
 
 class AdminHandler(Handler, GearmanAdminClientCommandHandler):
@@ -77,3 +81,38 @@ class Admin(Manager, GearmanAdminClient):
         said: list[bytes] = []
         self.ask(b"version", lambda line: not said.append(line))
         return said[0].decode("utf-8", "replace")
+
+
+def ask_all(servers: list[Server], question, report) -> list[tuple]:
+    """(server, question(Admin of it)) of each server that answers, all asked at once, in the order of the list.
+
+    report(error) is called for each of the others, an Unavailable: all is over in timeout() seconds, whatever hangs
+    (a name server too).
+    """
+    found: dict = {}
+
+    def ask(server: Server) -> None:
+        try:
+            admin = Admin(server)
+            answer = question(admin)
+            admin.shutdown()
+            found[server] = answer
+        except Exception as error:   # the caller's thread raises what is no trouble of the server
+            found[server] = error
+    limit = timeout()
+    threads = [threading.Thread(target=ask, args=(server,), daemon=True) for server in servers]
+    for thread in threads:
+        thread.start()
+    until = time.monotonic() + limit + SLACK
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    answers = []
+    for server in servers:
+        answer = found.get(server, ServerLost(f"{server}: no answer in {limit:g} s"))
+        if isinstance(answer, Unavailable):
+            report(answer)
+        elif isinstance(answer, Exception):
+            raise answer
+        else:
+            answers.append((server, answer))
+    return answers

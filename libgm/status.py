@@ -5,53 +5,77 @@ from __future__ import annotations
 import time
 
 from . import job, quarantine
-from .errors import Unavailable
 from .store import Store, raw
-from .units import iso
+from .units import age, iso
+
+COUNTS = ("waiting", "running", "workers")
+LATE = 5.0        # seconds after its time that a retry is overdue: nobody releases it
+OVERSTAY = 900.0  # seconds that a job may run before a person is shown it as trouble
 
 
-def functions(servers: list, report) -> list[dict]:
-    """A dict per function of these servers, summed: waiting, running, workers, by priority, servers.
+def queues(servers: list, report) -> list[tuple]:
+    """(server, rows) of each server that can be had: a dict per function with waiting, running, workers, by priority.
 
-    waiting is what no worker has begun: gearmand's total less its running. report(error) is called for a server
-    that cannot be had; the others are still read.
+    waiting is what no worker has begun: gearmand's total less its running, which can be below zero. report(error) is
+    called for a server that cannot be had.
     """
-    from .admin import Admin
-    found: dict[bytes, dict] = {}
-    for server in servers:
-        try:
-            admin = Admin(server)
-            totals, priorities = admin.status(), admin.prioritystatus()
-            admin.shutdown()
-        except Unavailable as error:
-            report(error)
-            continue
-        for function, total, running, workers in totals:
-            row = found.setdefault(function, empty(function))
-            row["waiting"] += max(0, total - running)
-            row["running"] += running
-            row["workers"] += workers
+    from .admin import ask_all
+
+    def ask(admin):
+        totals, priorities = admin.status(), admin.prioritystatus()
+        return [{"function": function, "waiting": max(0, total - max(0, running)), "running": running,
+                 "workers": workers, **dict(zip(job.PRIORITIES, priorities.get(function, (0, 0, 0))))}
+                for function, total, running, workers in totals]
+    return ask_all(servers, ask, report)
+
+
+def functions(found: list[tuple]) -> list[dict]:
+    """The rows of queues() summed, a dict per function with its servers, and under trouble what is stuck there."""
+    rows: dict[bytes, dict] = {}
+    for server, of_server in found:
+        where = f" on {server}" if len(found) > 1 else ""
+        for part in of_server:
+            row = rows.setdefault(part["function"], empty(part["function"]))
+            for name in (*COUNTS, *job.PRIORITIES):
+                row[name] += part[name]
             row["servers"].append(str(server))
-            for name, count in zip(job.PRIORITIES, priorities.get(function, (0, 0, 0))):
-                row[name] += count
-    return list(found.values())
+            if part["running"] < 0:
+                row["trouble"].append("running below zero" + where)
+            if part["waiting"] and not part["workers"]:
+                row["trouble"].append("no worker" + where)
+    return list(rows.values())
 
 
 def empty(function: bytes) -> dict:
     return {"function": function, "waiting": 0, "running": 0, "workers": 0, "delayed": 0, "dead": 0,
-            "high": 0, "normal": 0, "low": 0, "servers": [], "oldest_dead": None, "oldest_start": None}
+            "high": 0, "normal": 0, "low": 0, "servers": [], "oldest_dead": None, "oldest_start": None,
+            "overdue": 0, "trouble": []}
 
 
 def add_quarantine(rows: list[dict], store: Store) -> list[dict]:
     """The rows with what the quarantine file knows of each function; functions that only it knows are added."""
+    now = time.time()
     found = {row["function"]: row for row in rows}
     for function, dead, delayed in quarantine.counts(store):
         row = found.setdefault(function, empty(function))
         row["dead"], row["delayed"] = dead, delayed
-    for name, sql in (("oldest_dead", "SELECT function, min(last_failed) FROM job WHERE state = 'dead' GROUP BY function"),
-                      ("oldest_start", "SELECT function, min(started) FROM start GROUP BY function")):
-        for function, when in store.execute(sql):
-            found.setdefault(raw(function), empty(raw(function)))[name] = iso(when)
+    for name, sql in (
+            ("oldest_dead", "SELECT function, min(last_failed) FROM job WHERE state = 'dead' GROUP BY function"),
+            ("oldest_start", "SELECT function, min(started) FROM start GROUP BY function"),
+            ("overdue", "SELECT function, count(*) FROM job WHERE state = 'delayed' AND claim IS NULL AND due < "
+                        f"{now - LATE!r} GROUP BY function")):
+        for function, value in store.execute(sql).fetchall():
+            found.setdefault(raw(function), empty(raw(function)))[name] = value
+    for row in found.values():
+        trouble = row["trouble"]
+        if row["dead"]:
+            trouble.append(f"{row['dead']} dead, the oldest for {age(max(0, now - (row['oldest_dead'] or now)))}")
+        if row["overdue"]:
+            trouble.append(f"{row['overdue']} overdue, no gm-work releases them")
+        if row["oldest_start"] is not None and now - row["oldest_start"] > OVERSTAY:
+            trouble.append(f"a job runs for {age(now - row['oldest_start'])}")
+        for name in ("oldest_dead", "oldest_start"):
+            row[name] = iso(row[name])
     return list(found.values())
 
 
@@ -59,25 +83,36 @@ def records(rows: list[dict]) -> list[dict]:
     """The rows as records, by the name of their function."""
     done = []
     for row in sorted(rows, key=lambda row: row["function"]):
-        shown: dict = {}
-        job.put(shown, "function", row["function"])
-        shown.update({name: value for name, value in row.items() if name != "function"})
+        shown = {**named(row["function"]), **{name: value for name, value in row.items() if name != "function"}}
+        shown["trouble"] = "; ".join(row["trouble"]) or None
         done.append(shown)
     return done
 
 
+def by_server(found: list[tuple], store: Store | None) -> list[dict]:
+    """A record per function and server of queues(), and one with server null for what the quarantine file has of it."""
+    done = [({"server": str(server)}, row) for server, rows in found for row in rows]
+    if store:
+        done += [({"server": None}, row) for row in add_quarantine([], store)]
+    return [{**named(row["function"]), **where,
+             **{name: row[name] if (where["server"] is None) == (name in ("delayed", "dead")) else None
+                for name in (*COUNTS, "delayed", "dead")},
+             **{name: row[name] if where["server"] else None for name in job.PRIORITIES}}
+            for where, row in sorted(done, key=lambda pair: pair[1]["function"])]
+
+
+def named(function: bytes) -> dict:
+    """A record that begins with the function."""
+    shown: dict = {}
+    job.put(shown, "function", function)
+    return shown
+
+
 def workers(servers: list, store: Store | None, report) -> list[dict]:
     """A record per worker: of each gearmand, as it sees its connections, and of the quarantine file, with the job in hand."""
-    from .admin import Admin
+    from .admin import ask_all
     done = []
-    for server in servers:
-        try:
-            admin = Admin(server)
-            seen = admin.workers()
-            admin.shutdown()
-        except Unavailable as error:
-            report(error)
-            continue
+    for server, seen in ask_all(servers, lambda admin: admin.workers(), report):
         for fd, ip, client, can_do in seen:
             if can_do:
                 done.append({"source": "gearmand", "server": str(server), "ip": ip,

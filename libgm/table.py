@@ -11,12 +11,17 @@ ROWS = 1000   # that are laid out together, so that memory stays bounded
 
 
 class Listing:
-    """args: --json, --table; columns: (heading, function record -> cell); where: what an empty one is of."""
+    """args: --json, --table; columns: (heading, function record -> cell); where: what an empty one is of.
 
-    def __init__(self, args: dict, columns: list, where: str):
+    stands_out: tells of a record whether a terminal shows its row bold and red (not where $NO_COLOR is set).
+    """
+
+    def __init__(self, args: dict, columns: list, where: str, stands_out=lambda record: False):
         self.terminal = os.isatty(1)
         self.table = args["--table"] or (self.terminal and not args["--json"])
         self.columns, self.where, self.rows, self.any = columns, where, [], False
+        self.stands_out, self.marks = stands_out, []
+        self.colour = self.terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         self.output = Output()
         self.above: list[int] | None = None   # widths of what is printed, which the rows to come keep to
 
@@ -25,6 +30,7 @@ class Listing:
         if not self.table:
             self.output.emit(record)
             return
+        self.marks.append(self.colour and self.stands_out(record))
         self.rows.append([cell(make(record)) for _, make in self.columns])
         if len(self.rows) >= ROWS:
             self.lay_out()
@@ -46,9 +52,10 @@ class Listing:
         top = ["-" * need for need in needs] if self.above else heads
         text = tabulate([top, *rows], tablefmt="plain", disable_numparse=True,
                         colalign=["right" if right else "left" for right in number])
-        shown = text.split("\n")[1 if self.above else 0:]
-        self.output.write("\n".join(line.rstrip() for line in shown).encode("utf-8", "replace") + b"\n")
-        self.rows, self.above = [], needs
+        top, *shown = [line.rstrip() for line in text.split("\n")]
+        shown = [f"\x1b[1;31m{line}\x1b[m" if mark else line for line, mark in zip(shown, self.marks)]
+        self.output.write("\n".join(shown if self.above else [top, *shown]).encode("utf-8", "replace") + b"\n")
+        self.rows, self.marks, self.above = [], [], needs
 
     def close(self) -> None:
         if self.rows:

@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
-from conftest import until
-from test_gm_dead import die  # noqa: F401  a fixture
+import json
+import re
+import sqlite3
+import time
+
+import pytest
+
+from conftest import free_port, until
+from test_gm_dead import die, terminal  # noqa: F401  die is a fixture
+from test_wire import fake  # noqa: F401  a fixture
+
+HOSTILE = "tab\there é \x1b[31m\"q\\|"
 
 
 def of(gm, function, *options, status=0):
     return next((record for record in gm("gm-status", *options, status=status).records
                  if record["function"] == function), None)
+
+
+def answering(fake, rows: bytes, workers: bytes = b""):  # noqa: F811
+    """A server whose status is these lines."""
+    def serve(connection):
+        asked = b""
+        while True:
+            chunk = connection.recv(1000)
+            if not chunk:
+                return
+            asked += chunk
+            *lines, asked = asked.split(b"\n")
+            for line in lines:
+                answer = {b"status": rows, b"prioritystatus": re.sub(rb"(?m)$(?=\n)", b"\t0", rows), b"workers": workers}
+                connection.sendall(answer[line] + b".\n" if line in answer else b"OK 1.1.20\n")
+    return str(fake(serve).server)
+
+
+def silent(fake):  # noqa: F811
+    """A server that accepts and never answers."""
+    return str(fake(lambda connection: connection.recv(1) and time.sleep(60)).server)
 
 
 def test_counts_of_a_function(gm, gearmand, die, tmp_path):  # noqa: F811
@@ -20,10 +51,12 @@ def test_counts_of_a_function(gm, gearmand, die, tmp_path):  # noqa: F811
     assert (record["waiting"], record["running"], record["workers"], record["delayed"], record["dead"]) == (1001, 0, 0, 1, 2)
     assert (record["high"], record["normal"], record["low"]) == (1, 1000, 0)
     assert record["servers"] == [gearmand.server] and record["oldest_dead"] and record["oldest_start"] is None
+    assert record["overdue"] == 0 and record["trouble"].startswith("no worker; 2 dead, the oldest for ")
     gm.start("gm-work", "n", "--", "sh", "-c", "sleep 1000")
     until(lambda: of(gm, "n")["running"] == 1)
     record = of(gm, "n")
     assert record["waiting"] == 1000 and record["workers"] == 1 and record["oldest_start"]
+    assert "no worker" not in record["trouble"]
 
 
 def test_workers_of_gearmand_and_of_the_file(gm, gearmand):
@@ -43,6 +76,148 @@ def test_a_server_that_is_down_is_said_and_the_others_shown(gm, gearmand):
     gm("gm-status", "-s", "127.0.0.1:1", status=111)
 
 
+def test_several_servers_summed_and_one_by_one(gm, gearmand, new_gearmand, die):  # noqa: F811
+    die("f", b"1\n")
+    other = new_gearmand(None)
+    both = f"{gearmand.server},{other.server}"
+    gm("gm-submit", "-q", "-s", gearmand.server, "f", input=b"x\ny\n")
+    gm("gm-submit", "-q", "-s", other.server, "--priority=low", "f", input=b"z\n")
+    gm.start("gm-work", "-s", gearmand.server, "f", "--", "sleep", "1000")
+    until(lambda: gearmand.status()[b"f"][1] == 1)
+    record = of(gm, "f", "-s", both)
+    assert (record["waiting"], record["running"], record["low"], record["dead"]) == (2, 1, 1, 1)
+    assert record["servers"] == [gearmand.server, other.server]
+    assert record["trouble"].startswith(f"no worker on {other.server}; 1 dead")
+    records = {record["server"]: record for record in gm("gm-status", "--by-server", "-s", both).records}
+    assert {name: record["waiting"] for name, record in records.items()} == {gearmand.server: 1, other.server: 1, None: None}
+    assert records[None]["dead"] == 1 and records[other.server]["dead"] is None and records[other.server]["low"] == 1
+
+
+def test_a_file_that_cannot_be_read_is_said_and_the_queues_shown(gm, gearmand, tmp_path):
+    gm("gm-submit", "-q", "f", input=b"x\n")
+    (tmp_path / "quarantine.db").write_text("no database, whatever its name says; " * 100)
+    result = gm("gm-status", status=1)
+    assert b"quarantine.db: not a quarantine file" in result.err and result.records[0]["waiting"] == 1
+    assert b"gearmang_quarantine_up 0\n" in gm("gm-status", "--prometheus", status=1).out
+    result = gm("gm-status", "--quarantine=/nowhere/q.db", status=1)
+    assert b"/nowhere/q.db: no such file" in result.err and result.records
+
+
 def test_function_names_of_any_kind(gm, gearmand):
     gm("gm-submit", "-q", "tab\there é", input=b"x\n")
     assert of(gm, "tab\there é")["waiting"] == 1
+    gm("gm-submit", "-q", input=json.dumps({"function_b64": "/w==", "data": "x"}).encode() + b"\n")
+    records = gm("gm-status").records
+    assert [record for record in records if record.get("function_b64") == "/w=="]
+    assert b"\\xff" in gm("gm-status", "--table").out
+
+
+def test_ten_thousand_functions(gm, fake):  # noqa: F811
+    rows = b"".join(b"a function name that is as long as they get, in some houses, number %05d of 10000\t%d\t0\t0\n" % (n, n % 2)
+                    for n in range(10000))
+    rows += b"a" * 400000 + b"\t1\t0\t0\n"
+    server = answering(fake, rows)
+    assert len(rows) > 1 << 20
+    records = gm("gm-status", "-s", server).records
+    assert len(records) == 10001 and sum(record["waiting"] for record in records) == 5001
+    table = gm("gm-status", "-s", server, "--table").out.splitlines()
+    assert len(table) == 10002 and b"no worker" in table[1] and b"no worker" not in table[-1]
+
+
+def test_running_below_zero_is_shown_as_it_is(gm, fake):  # noqa: F811
+    server = answering(fake, b"f\t2\t-1\t3\ng\t0\t0\t0\n")
+    record = of(gm, "f", "-s", server)
+    assert (record["running"], record["waiting"], record["trouble"]) == (-1, 2, "running below zero")
+    balanced = answering(fake, b"f\t2\t1\t3\n")
+    record = of(gm, "f", "-s", f"{server},{balanced}")
+    assert record["running"] == 0 and record["trouble"] == f"running below zero on {server}"
+
+
+def test_client_ids_with_spaces(gm, fake):  # noqa: F811
+    server = answering(fake, b"", "30 127.0.0.1 a client é : with colons : f g\n31 ::1 - :\n".encode())
+    record, = gm("gm-status", "--workers", "-s", server).records
+    assert (record["client"], record["functions"], record["ip"]) == ("a client é : with colons", ["f", "g"], "127.0.0.1")
+
+
+@pytest.mark.parametrize("options", [(), ("--by-server",), ("--workers",), ("--prometheus",)])
+def test_silent_servers_are_given_up_all_at_once(gm, gearmand, fake, options):  # noqa: F811
+    gm("gm-submit", "-q", "f", input=b"x\n")
+    mute = [silent(fake) for _ in range(20)]
+    result = gm("gm-status", *options, "-s", ",".join([*mute, gearmand.server]), env={"GM_TIMEOUT": "0.5"}, status=1)
+    assert [line for line in result.err.decode().splitlines()] == [f"gm-status: {name}: no answer in 0.5 s" for name in mute]
+    assert b'"f"' in result.out or options == ("--workers",)
+    gm("gm-status", *options, "-s", mute[0], env={"GM_TIMEOUT": "0.5"}, status=111)
+
+
+def test_a_server_that_dribbles_is_given_up(gm, fake):  # noqa: F811
+    def dribble(connection):
+        for _ in range(600):
+            connection.sendall(b"f")
+            time.sleep(0.1)
+    result = gm("gm-status", "-s", str(fake(dribble).server), env={"GM_TIMEOUT": "0.5"}, status=111)
+    assert b"no answer in 0.5 s" in result.err
+
+
+def samples(text: bytes) -> dict:
+    """What Prometheus' own parser reads: (name, labels...) -> value; every family has its HELP and TYPE."""
+    from prometheus_client.parser import text_string_to_metric_families
+    found = {}
+    for family in text_string_to_metric_families(text.decode()):
+        assert family.documentation and family.type == "gauge"
+        for sample in family.samples:
+            key = (sample.name, *sorted(sample.labels.items()))
+            assert key not in found
+            found[key] = sample.value
+    return found
+
+
+def test_prometheus_text_is_valid_and_whole(gm, gearmand, die, fake):  # noqa: F811
+    die("f", b"1\n")
+    gm("gm-submit", "-q", HOSTILE, input=b"x\ny\n")
+    gm("gm-submit", "-q", input=json.dumps({"function_b64": "/w==", "data": "x", "priority": "low"}).encode() + b"\n")
+    below, down = answering(fake, b"f\t1\t-2\t1\n"), f"127.0.0.1:{free_port()}"
+    found = samples(gm("gm-status", "--prometheus", "-s", f"{gearmand.server},{below},{down}", status=1).out)
+    here, there = ("server", gearmand.server), ("server", below)
+    assert found["gearmang_up", here] == 1 and found["gearmang_up", there] == 1
+    assert found["gearmang_up", ("server", down)] == 0
+    assert found["gearmang_waiting_jobs", ("function", HOSTILE), here] == 2
+    assert found["gearmang_queued_jobs", ("function", "\\xff"), ("priority", "low"), here] == 1
+    assert found["gearmang_running_jobs", ("function", "f"), there] == -2
+    assert found["gearmang_dead_jobs", ("function", "f")] == 1 and found["gearmang_quarantine_up",] == 1
+    assert abs(found["gearmang_oldest_dead_timestamp_seconds", ("function", "f")] - time.time()) < 100
+
+
+def test_prometheus_text_without_any_server(gm):
+    found = samples(gm("gm-status", "--prometheus", status=111).out)
+    assert found == {("gearmang_up", ("server", gm.env["GM_SERVERS"])): 0}
+
+
+def test_what_is_stuck_stands_out_on_a_terminal(gm, gearmand, die):  # noqa: F811
+    die("broken", b"1\n")
+    die("late", b"1\n", "exit 1", "--tries=2", "--delay=1h")
+    with sqlite3.connect(gm.env["GM_QUARANTINE"]) as db:
+        db.execute("UPDATE job SET due = 1, servers = 'elsewhere:4730' WHERE state = 'delayed'")
+        db.execute("UPDATE job SET last_failed = last_failed - 3600 * 50 WHERE state = 'dead'")
+    for name in ("a-fine", "z-fine", "unmanned", "hung"):
+        gm("gm-submit", "-q", name, input=b"1\n")
+    for name in ("a-fine", "z-fine", "hung"):
+        gm.start("gm-work", name, "--", "sleep", "1000")
+        until(lambda: of(gm, name)["running"] == 1)
+    with sqlite3.connect(gm.env["GM_QUARANTINE"]) as db:
+        until(lambda: db.execute("SELECT count(*) FROM start").fetchone()[0] == 3)
+        db.execute("UPDATE start SET started = started - 3600 * 4 WHERE function = 'hung'")
+    lines = terminal(gm, "gm-status").splitlines()
+    marked = {line.split()[0].removeprefix("\x1b[1;31m"): line for line in lines if line.startswith("\x1b[1;31m")}
+    assert list(marked) == ["broken", "hung", "late", "unmanned"]
+    assert all(line.endswith("\x1b[m") for line in marked.values())
+    assert [line.split()[0] for line in lines[5:]] == ["a-fine", "z-fine"] and lines[0].split()[0] == "function"
+    for name, trouble in (("broken", "1 dead, the oldest for 2d"), ("hung", "a job runs for 4h"),
+                          ("late", "1 overdue"), ("unmanned", "no worker")):
+        assert trouble in marked[name]
+    assert "\x1b" not in gm("gm-status", "--table").out.decode()
+    gm.env["NO_COLOR"] = "1"
+    assert "\x1b" not in terminal(gm, "gm-status")
+
+
+def test_only_one_view_at_a_time(gm):
+    assert b"--by-server and --workers: only one" in gm("gm-status", "--workers", "--by-server", status=2).err
