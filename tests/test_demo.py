@@ -21,6 +21,7 @@ def copy(tmp_path):
     root = tmp_path / "root"
     demo = root / "examples/demo"
     shutil.copytree(DEMO, demo, ignore=shutil.ignore_patterns("out"))
+    shutil.copy(DEMO.parent / "common.sh", demo.parent)
     for name in ("bin", "libgm"):
         (root / name).symlink_to(ROOT / name)
     return demo
