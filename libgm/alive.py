@@ -4,6 +4,10 @@ Each process of ours that owns starts or claims locks the byte at offset ID (its
 of a file beside the quarantine file. A lock that could be taken belonged to a dead process, whatever pid, container
 or boot it had. POSIX record locks: not inherited by children, and gone when any descriptor of the file is
 closed in the process, so there is one descriptor per process and it is never closed.
+
+What the file holds, where others have their locks, is which of several jobs a worker is on (note): a slot per id, by
+its low bits. That too is the kernel's once it is written, so it survives kill -9; a slot that another id has taken since
+tells nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +16,8 @@ import fcntl
 import os
 import struct
 
+HAND = struct.Struct("=qqd")   # of a slot: id, run, since when
+SLOT, SLOTS = 32, 4096         # bytes of a slot, and how many there are
 FLOCK = "hhqqi4x"   # struct flock on 64-bit Linux: type, whence, start, length, pid
 _descriptors: dict[tuple[int, str], int] = {}
 
@@ -49,6 +55,23 @@ def held(path: str, ident: int) -> bool:
         return False
     lock = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, ident, 1, 0)
     return struct.unpack(FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, lock))[0] != fcntl.F_UNLCK
+
+
+def note(path: str, ident: int, run: int, since: float, sync: bool = False) -> None:
+    """Say that ident is on that run since then (epoch seconds); sync: on disk before this returns. Raises OSError."""
+    fd = _descriptor(path)
+    os.pwrite(fd, HAND.pack(ident, run, since), ident % SLOTS * SLOT)
+    if sync:
+        os.fdatasync(fd)
+
+
+def noted(path: str, ident: int) -> tuple[int, float] | None:
+    """(run, since) that ident has last said it is on; None where it said nothing, or that cannot be told any more."""
+    try:
+        owner, run, since = HAND.unpack(os.pread(_descriptor(path), HAND.size, ident % SLOTS * SLOT))
+    except (OSError, struct.error):
+        return None
+    return (run, since) if owner == ident else None
 
 
 def start_time(pid: int | str) -> int | None:

@@ -50,6 +50,7 @@ class Fate:
     def __init__(self, settings, control: Control, brake: policy.Brake, events_fd: int, over):
         self.settings, self.control, self.brake, self.events_fd = settings, control, brake, events_fd
         self.over, self.trouble = over, Trouble()
+        self.before_pause = lambda: None     # to give back what else is in hand
 
     def persist(self, write):
         """Call write until the file takes it: a job is not answered before. Raises Stopped when told to end meanwhile."""
@@ -76,8 +77,27 @@ class Fate:
 
     def begin(self, attempt: Attempt) -> None:
         """Write its start, before the job begins."""
-        self.persist(lambda: starts.begin(self.store, attempt.run, attempt.identity, attempt.assigned.function,
-                                          attempt.unique, attempt.handle, attempt.server, attempt.before + 1))
+        self.transact(False, (starts.begin, attempt))
+
+    def turn_over(self, done: list, coming: list) -> list[int]:
+        """End the starts of jobs that are done, each an (attempt, outcome), and write those of attempts to come, in one
+        transaction; then answer the done ones. The runs of those to come that a dead worker had in hand before us."""
+        def write() -> list[int]:
+            with self.store.transaction(durable=False):
+                if done:
+                    starts.end(self.store, *(attempt.run for attempt, _ in done))
+                    starts.forget(self.store, *(attempt.identity for attempt, _ in done))
+                if not coming:
+                    return []
+                starts.begin(self.store, *coming)
+                return starts.suspects(self.store, range(coming[0].run, coming[-1].run + 1))
+        found = self.persist(write)
+        for attempt, outcome in done:
+            self.acknowledge(attempt, outcome, True)
+        self.tell(*(self.event("done", attempt, attempt.before + 1, outcome) for attempt, outcome in done))
+        if done:
+            self.brake.done()
+        return found
 
     def taken_down(self, attempt: Attempt) -> bool:
         """Count earlier starts of this job whose owner is dead (rule 6); True where that was the last of it."""
@@ -102,10 +122,10 @@ class Fate:
             self.set_aside(attempt, outcome, attempt.before, reason, error)
         return True
 
-    def mark_released(self, attempt: Attempt) -> None:
+    def mark_released(self) -> None:
         """What ends this worker from now on is a release, no attempt (rule 7)."""
         try:
-            starts.mark(self.store, self.store.process, "released", attempt.run)
+            starts.mark(self.store, self.store.process, "released")
         except Unavailable as error:
             warn(str(error))
 
@@ -114,7 +134,7 @@ class Fate:
     def settle(self, attempt: Attempt, outcome: Outcome) -> None:
         """See to what becomes of the job, then answer it, then print its event (rules 2 to 4)."""
         verdict, reason, error = policy.judge(outcome, self.settings.exits, self.settings.timeout)
-        mark = outcome.signal and starts.marked(self.store, attempt.run)
+        mark = verdict != "done" and starts.marked(self.store, attempt.run)
         if mark == "hung":
             verdict, reason, error = "fail", "hung", "hung: ended by gm-reap"
         elif mark == "released" and not self.control.stopping:
@@ -139,6 +159,7 @@ class Fate:
         if not seconds:
             return
         warn(f"{self.function_name()}: {self.settings.brake} different jobs failed in a row: pausing {seconds:g} s")
+        self.before_pause()
         self.show_pause(time.time() + seconds, why)
         until = time.monotonic() + seconds
         while time.monotonic() < until and not self.over():
@@ -164,7 +185,10 @@ class Fate:
         envelope, assigned = attempt.envelope, attempt.assigned
         envelope.key, envelope.unique, envelope.attempts = attempt.key, attempt.unique, attempts
         envelope.first_failed = envelope.first_failed or int(time.time())
-        delay = policy.delay(attempts, self.settings.delay, self.settings.max_delay)
+        if outcome.delay is None:
+            delay = policy.delay(attempts, self.settings.delay, self.settings.max_delay)
+        else:
+            delay = min(outcome.delay, self.settings.max_delay)   # further off would be taken for a stepped clock
         ends = ((starts.end, attempt.run), (starts.forget, attempt.identity))
         sent = not delay and self.send(attempt, assigned.function, job.wrap(envelope, attempt.data), "attempt", attempts)
         if not sent:
@@ -235,23 +259,32 @@ class Fate:
 
     def emit(self, event: str, attempt: Attempt, attempts: int, outcome: Outcome, reason, error, delay=None) -> None:
         """An event to the parent, which prints it; a failure also as a line on stderr."""
+        self.tell(self.event(event, attempt, attempts, outcome, reason, error))
+        if event != "done":
+            then = {"retry": "tried again" + (f" in {delay:.3g} s" if delay else ""), "dead": "quarantined",
+                    "drop": "dropped", "release": "given back"}[event]
+            warn(f"{self.function_name()}: {attempt.handle}: attempt {attempts} of {self.settings.tries}: "
+                 f"{error}: {then}")
+
+    @staticmethod
+    def event(event: str, attempt: Attempt, attempts: int, outcome: Outcome, reason=None, error=None) -> bytes:
+        """An event as its line."""
         found: dict = {"event": event, "time": iso(time.time())}
         job.put(found, "function", attempt.assigned.function)
         job.put(found, "unique", attempt.unique)
         found.update(handle=attempt.handle, attempts=attempts, duration=round(outcome.duration, 6), exit=outcome.exit,
                      signal=outcome.signal, reason=reason, error=error, worker=os.getpid(),
                      host=os.uname().nodename, server=attempt.server, extra=outcome.extra)
-        line = dump(found)
+        return dump(found)
+
+    def tell(self, *events: bytes) -> None:
+        """Pass events on to the parent."""
+        data = b"".join(events)
         try:
-            while line:
-                line = line[os.write(self.events_fd, line):]
+            while data:
+                data = data[os.write(self.events_fd, data):]
         except BrokenPipeError:
             pass   # the parent is dead; the loop sees that
-        if event != "done":
-            then = {"retry": "tried again" + (f" in {delay:.3g} s" if delay else ""), "dead": "quarantined",
-                    "drop": "dropped", "release": "given back"}[event]
-            warn(f"{self.function_name()}: {attempt.handle}: attempt {attempts} of {self.settings.tries}: "
-                 f"{error}: {then}")
 
     def function_name(self) -> str:
         return self.settings.function.decode("utf-8", "replace")

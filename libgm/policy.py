@@ -32,6 +32,8 @@ def judge(outcome: Outcome, exits: dict[int, str], timeout: float | None) -> tup
         return "fail", "timeout", f"timed out after {timeout:g} s"
     if outcome.overflow:
         return "fail", "error", f"output over {MAX_OUTPUT >> 20} MiB"
+    if outcome.verdict:   # its own, by an answer in pipe mode
+        return outcome.verdict, "rejected" if outcome.verdict in ("dead", "drop") else "error", outcome.error
     if outcome.signal:
         said = last_line(outcome.stderr)
         return "fail", "crash", f"killed by {outcome.signal}" + (f": {said}" if said else "")

@@ -19,10 +19,12 @@ class Outcome:
     """How a run ended.
 
     exit (int) or signal (name, "SIGKILL"), the other None; stdout, stderr (bytes, its end), extra (dict, from fd 3),
-    duration (seconds); timed_out, overflow (its output was too large), stopped (we ended it, it is to be released).
+    duration (seconds); timed_out, overflow (its output was too large), stopped (we ended it, it is to be released);
+    in pipe mode verdict (done, fail, retry, dead or drop; None where it gave none), error and delay (seconds or None).
     """
 
-    __slots__ = ("exit", "signal", "stdout", "stderr", "extra", "duration", "timed_out", "overflow", "stopped")
+    __slots__ = ("exit", "signal", "stdout", "stderr", "extra", "duration", "timed_out", "overflow", "stopped",
+                 "verdict", "error", "delay")
 
     def __init__(self, status: int | None = None, stdout: bytes = b"", stderr: bytes = b""):
         self.exit = self.signal = None
@@ -30,6 +32,7 @@ class Outcome:
             self.read_status(status)
         self.stdout, self.stderr, self.extra, self.duration = stdout, stderr, {}, 0.0
         self.timed_out = self.overflow = self.stopped = False
+        self.verdict = self.error = self.delay = None
 
     def read_status(self, status: int) -> None:
         """Take in a status of waitpid()."""

@@ -246,30 +246,35 @@ class Worker(Manager, GearmanWorker):
         self.backoff[self.handler_to_connection_map[handler]].worked()
         self.jobs.append(Assigned(self, handler, handle, function, unique, data))
 
-    def step(self, connections, seconds: float, wake=()) -> bool:
-        """Send and receive once, waiting at most so long; whether a descriptor of wake is readable."""
+    def attend(self, seconds: float, wake, receive: bool = True) -> list[int]:
+        """Connect, ask for jobs, send and receive once, waiting at most so long; which descriptors of wake have woken us.
+
+        What has arrived is in .jobs. receive: False where no more of them can be held.
+        """
+        self._reconnect()
+        self._grab()
+        woken = self.step(list(self.connection_to_handler_map), min(seconds, self._next_event(time.monotonic())), wake,
+                          receive)
+        if receive:
+            self._check_answers()
+        return woken
+
+    def step(self, connections, seconds: float, wake=(), receive: bool = True) -> list[int]:
+        """Send and receive once, waiting at most so long; which descriptors of wake have woken us."""
         for connection in connections:
             if connection.connected and connection.writable():
                 self.flush(connection)
         connections = [connection for connection in connections if connection.connected]
-        readable, writable, broken = self.poll_connections_once(connections, seconds, wake)
+        asked = connections if receive else [connection for connection in connections if connection.writable()]
+        readable, writable, broken = self.poll_connections_once(asked, seconds, wake)
+        if not receive:
+            readable = ()
         self.handle_connection_activity(readable, writable, broken)
         for connection in connections:
             handler = self.connection_to_handler_map.get(connection)
             if handler and connection.writable():
                 self.flush(connection)   # PRE_SLEEP
         return self.woken
-
-    def poll_connections_once(self, submitted_connections, timeout=None, wake=()):
-        found = super().poll_connections_once(submitted_connections, timeout, wake)
-        self.woken = False
-        if wake and not found[0]:
-            import select
-            poll = select.poll()
-            for fd in wake:
-                poll.register(fd, select.POLLIN)
-            self.woken = bool(poll.poll(0))
-        return found
 
     def flush(self, connection) -> None:
         try:
@@ -278,9 +283,11 @@ class Worker(Manager, GearmanWorker):
             self._drop(connection, error)
 
     def release(self) -> None:
-        """Give every job in hand back to its server, by closing the connections."""
+        """Give every job in hand back to its server, by closing the connections; answers are sent before."""
+        self.drain(1.0)
         self.jobs.clear()
         for connection in list(self.connection_to_handler_map):
+            connection.part()
             self.handle_error(connection)
 
     def drain(self, seconds: float) -> None:
@@ -295,6 +302,8 @@ class Worker(Manager, GearmanWorker):
             self.step(busy, until - time.monotonic())
 
     def close(self) -> None:
+        for connection in self.connection_to_handler_map:
+            connection.part()
         self.shutdown()
         self.connection_to_handler_map.clear()
         self.handler_to_connection_map.clear()

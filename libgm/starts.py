@@ -1,9 +1,18 @@
-"""Starts: a row per run, written before a job begins, so that a job that takes its worker down is counted (rules 6, 7)."""
+"""Starts: a row per run, written before a job begins, so that a job that takes its worker down is counted (rules 6, 7).
+
+A worker in pipe mode writes the rows of several jobs at once, before its command is given the first of them, and then
+says in the file of locks which it is on (alive.note), for the price of a system call. When it dies, that job counts an
+attempt: those before it were done, those behind it not begun. Where the file tells nothing (no pipe mode, or its slot
+was taken by another since), every row counts. The command may be a job or two ahead of what its worker has heard, so
+whatever had a row is run alone the next time, one row and nothing ahead of it: if it was the killer after all, that
+time it is the one that counts.
+"""
 
 from __future__ import annotations
 
 import time
 
+from . import alive
 from .store import Store, text
 
 
@@ -25,35 +34,59 @@ class Past:
 def past(store: Store, identity: bytes) -> Past | None:
     """The starts of this very job with no end and a dead owner; None where there are none (the usual case)."""
     found = None
-    for process, mark in store.execute("SELECT process, mark FROM start WHERE identity = ?", (identity,)).fetchall():
+    for process, run, mark in store.execute("SELECT process, run, mark FROM start WHERE identity = ?",
+                                            (identity,)).fetchall():
         if process == store.process or store.lives(process):
             continue
         found = found or Past()
         found.owners.add(process)
-        kind = mark or "lost"
-        setattr(found, kind, getattr(found, kind) + 1)
+        if in_hand(store, process, run):
+            kind = mark or "lost"
+            setattr(found, kind, getattr(found, kind) + 1)
     return found
 
 
-def begin(store: Store, run: int, identity: bytes, function: bytes, unique: bytes, handle: str, server: str,
-          attempts: int) -> None:
-    """Write the start of this process's run before its job begins."""
-    with store.transaction(durable=False):
-        store.execute("INSERT INTO start (process, run, identity, function, unique_, handle, server, attempts, started) "
-                      "VALUES (?,?,?,?,?,?,?,?,?)",
-                      (store.process, run, identity, text(function), text(unique), handle, server, attempts, time.time()))
+def in_hand(store: Store, process: int, run: int) -> bool:
+    """Whether a start is of the job that its process is on, or was when it died; else it was only made ready."""
+    noted = alive.noted(store.path, process)
+    return noted is None or noted[0] == run
 
 
-def end(store: Store, run: int) -> None:
-    """The run is over and its worker lives: its own row goes."""
-    store.execute("DELETE FROM start WHERE process = ? AND run = ?", (store.process, run))
+def suspects(store: Store, runs: range) -> list[int]:
+    """Those of this process's runs whose job has another start, with a dead owner."""
+    found = store.execute("SELECT mine.run, other.process FROM start mine JOIN start other "
+                          "ON other.identity = mine.identity AND other.process != mine.process "
+                          "WHERE mine.process = ? AND mine.run BETWEEN ? AND ?",
+                          (store.process, runs[0], runs[-1])).fetchall()
+    return [run for run, process in found if not store.lives(process)]
 
 
-def forget(store: Store, identity: bytes) -> None:
-    """The counts of a job end (done, drop, quarantine, requeue): every dead owner's start of it goes."""
-    for process, run in store.execute("SELECT process, run FROM start WHERE identity = ?", (identity,)).fetchall():
-        if process == store.process or not store.lives(process):
-            store.execute("DELETE FROM start WHERE process = ? AND run = ?", (process, run))
+def begin(store: Store, *attempts) -> None:
+    """Write the starts of this process's next runs, before their jobs begin, within a transaction of the caller's.
+
+    attempts: of fate.Attempt.
+    """
+    now, process = time.time(), store.process
+    store.execute_many(
+        "INSERT INTO start (process, run, identity, function, unique_, handle, server, attempts, started) "
+        "VALUES (?,?,?,?,?,?,?,?,?)",
+        [(process, attempt.run, attempt.identity, text(attempt.assigned.function), text(attempt.unique), attempt.handle,
+          attempt.server, attempt.before + 1, now) for attempt in attempts])
+
+
+def end(store: Store, *runs: int) -> None:
+    """The runs are over and their worker lives: its own rows go."""
+    store.execute_many("DELETE FROM start WHERE process = ? AND run = ?", [(store.process, run) for run in runs])
+
+
+def forget(store: Store, *identities: bytes) -> None:
+    """The counts of jobs end (done, drop, quarantine, requeue): every dead owner's start of them goes, and our own
+    that was released."""
+    for identity in identities:
+        for process, run, mark in store.execute("SELECT process, run, mark FROM start WHERE identity = ?",
+                                                (identity,)).fetchall():
+            if mark if process == store.process else not store.lives(process):
+                store.execute("DELETE FROM start WHERE process = ? AND run = ?", (process, run))
 
 
 def mark(store: Store, process: int, how: str, run: int | None = None) -> None:

@@ -204,6 +204,13 @@ class Store:
         except sqlite3.Error as error:
             raise Unavailable(f"{self.path}: {reason_of(error)}") from None
 
+    def execute_many(self, sql: str, rows) -> None:
+        """One statement for each of rows, within a transaction. Raises Unavailable."""
+        try:
+            self.db.executemany(sql, rows)
+        except sqlite3.Error as error:
+            raise Unavailable(f"{self.path}: {reason_of(error)}") from None
+
     def close(self) -> None:
         self.db.close()
 

@@ -241,6 +241,19 @@ class Connection(library.GearmanConnection):
             queue[:count] = [memoryview(queue[0] if count == 1 else b"".join(queue[:count]))]
         return queue[0]
 
+    def part(self, seconds: float = 1.0) -> None:
+        """Say that no more comes, and wait for the peer to close: closing with something unread would be a reset, which
+        may overtake what we sent."""
+        until = time.monotonic() + seconds
+        poll = select.poll()
+        try:
+            self.gearman_socket.shutdown(socket.SHUT_WR)
+            poll.register(self.gearman_socket.fileno(), select.POLLIN)
+            while poll.poll(max(0, int((until - time.monotonic()) * 1000))) and self.gearman_socket.recv(CHUNK):
+                pass
+        except OSError:
+            pass   # it has gone already
+
     # ---- receiving
 
     def read_data_from_socket(self, bytes_to_read: int = CHUNK) -> int:
@@ -371,14 +384,16 @@ class Manager:
         return connection
 
     def poll_connections_once(self, submitted_connections, timeout=None, wake=()):
-        """(readable, writable, broken) connections; wake: more descriptors that end the wait when readable."""
+        """(readable, writable, broken) connections; wake: more descriptors that end the wait when readable, or a dict
+        of them to poll(2)'s events. Those that something happened to are in .woken then."""
         by_fd, poll = {}, select.poll()
         for connection in submitted_connections:
             if connection.connected:
                 by_fd[connection.fileno()] = connection
                 poll.register(connection.fileno(), select.POLLIN | (select.POLLOUT if connection.writable() else 0))
         for fd in wake:
-            poll.register(fd, select.POLLIN)
+            poll.register(fd, wake[fd] if isinstance(wake, dict) else select.POLLIN)
+        self.woken: list = []
         readable, writable = set(), set()
         for fd, what in poll.poll(None if timeout is None else max(0, int(timeout * 1000 + 0.999))):
             if fd in by_fd:
@@ -386,6 +401,8 @@ class Manager:
                     readable.add(by_fd[fd])
                 if what & select.POLLOUT:
                     writable.add(by_fd[fd])
+            else:
+                self.woken.append(fd)
         return readable, writable, set()
 
     def handle_connection_activity(self, rd_connections, wr_connections, ex_connections):

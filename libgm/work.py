@@ -118,7 +118,7 @@ class WorkerProcess:
         if fate.taken_down(attempt):
             return
         fate.begin(attempt)
-        self.control.on_term = lambda: fate.mark_released(attempt)
+        self.control.on_term = fate.mark_released
         try:
             outcome = self.run(attempt)
         except OSError as error:
