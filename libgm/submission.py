@@ -8,7 +8,8 @@ import os
 from . import job
 from .cli import servers, warn
 from .errors import NO, OK, BadRecord, Error, Usage
-from .lines import Input, Output, ReaderGone, dump, records, stdin_or_usage
+from .lines import Input, Output, ReaderGone, records, stdin_or_usage
+from .progress import Progress
 
 BARE = job.Envelope()   # what goes in front of a payload that would be taken for an envelope
 
@@ -23,7 +24,8 @@ class Submission:
     def __init__(self, args: dict):
         self.args, self.wait, self.status = args, args["--wait"], OK
         self.output = Output(quiet=args["--quiet"])
-        self.accepted, self.submitter, self.reader = 0, None, True
+        self.accepted, self.submitter = 0, None
+        self.progress = Progress("jobs", quiet=args["--quiet"])
         self.servers = servers(args)
         self.made = os.urandom(8).hex().encode()   # begins the uniques that are made up; a count ends them
         self.count = 0
@@ -62,6 +64,8 @@ class Submission:
             self.output.flush()
             warn(f"{error}" + (f": {self.accepted} jobs were accepted before that" if self.accepted else ""))
             return error.status
+        finally:
+            self.progress.close()
         return self.status
 
     def jobs(self):
@@ -173,6 +177,7 @@ class Submission:
 
     def on_accept(self, item: tuple, handle: bytes, server) -> None:
         self.accepted += 1
+        self.progress.add()
         record = self.accepted_record(item, handle, server)
         if self.wait:
             item[2].data = record   # what is printed with the result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 
@@ -272,3 +273,25 @@ def test_memory_does_not_grow_with_the_input(gm, memory_gearmand):
              "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
     few, many = (int(gm("python3", "-c", script, count).out) for count in (2000, 60000))
     assert many < 40 << 10 and many < few + (6 << 10)
+
+
+@pytest.mark.parametrize("quiet, shows", [(["-q"], True), ([], False)])
+def test_progress_on_a_terminal_where_no_records_are_in_its_way(gm, gearmand, quiet, shows):
+    ours, theirs = pty.openpty()
+    process = gm.popen([SUBMIT, *quiet, "f"], stdin=subprocess.PIPE, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    process.stdin.write(b"1\n")
+    process.stdin.flush()
+    until(lambda: gearmand.waiting(b"f") == 1)
+
+    def seen():
+        process.stdin.write(b"x\n" * 100)
+        process.stdin.flush()
+        return select.select([ours], [], [], 0)[0] and b"jobs" in os.read(ours, 1 << 16)
+    if shows:
+        until(seen)
+    process.stdin.close()
+    process.wait(10)
+    if not shows:
+        assert b"handle" in os.read(ours, 1 << 16)
+    os.close(ours)

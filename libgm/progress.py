@@ -1,0 +1,26 @@
+"""Progress on stderr for a person who waits: nothing where stderr is no terminal, or where records go to one."""
+
+from __future__ import annotations
+
+import os
+
+DELAY = 1.0   # seconds of work before it shows
+
+
+class Progress:
+    """A count of what is done, by tqdm. unit: "jobs"; total: how many there will be, None where that is not known;
+    quiet: whether no records are printed (in between which it could not stand)."""
+
+    def __init__(self, unit: str, total: int | None = None, quiet: bool = False):
+        self.bar = None
+        if os.isatty(2) and (quiet or not os.isatty(1)):
+            from tqdm import tqdm
+            self.bar = tqdm(unit=f" {unit}", total=total, delay=DELAY, mininterval=0.2, dynamic_ncols=True, leave=False)
+
+    def add(self, count: int = 1) -> None:
+        if self.bar is not None:
+            self.bar.update(count)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
