@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import select
 import signal
+import struct
 import subprocess
+import termios
 
 import pytest
 from conftest import NO_SERVER, until
@@ -278,6 +281,7 @@ def test_memory_does_not_grow_with_the_input(gm, memory_gearmand):
 @pytest.mark.parametrize("quiet, shows", [(["-q"], True), ([], False)])
 def test_progress_on_a_terminal_where_no_records_are_in_its_way(gm, gearmand, quiet, shows):
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
     process = gm.popen([SUBMIT, *quiet, "f"], stdin=subprocess.PIPE, stdout=theirs, stderr=theirs)
     os.close(theirs)
     process.stdin.write(b"1\n")
