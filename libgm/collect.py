@@ -45,7 +45,7 @@ def as_it_is(assigned, payload: bytes, why: str) -> dict:
     error = f"collected as it was: {why}"
     now = int(time.time())
     return quarantine.row(
-        key=job.new_key(str(assigned.server).encode(), assigned.handle, assigned.unique, assigned.data),
+        key=job.new_key(str(assigned.server).encode(), assigned.handle, assigned.function, assigned.unique, assigned.data),
         function=assigned.function, unique_=assigned.unique, data=payload, reason="collected", error=error, attempts=1,
         first_failed=now, last_failed=now, server=str(assigned.server), handle=assigned.handle.decode("utf-8", "replace"),
         fingerprint=fingerprint(assigned.function, "collected", error))

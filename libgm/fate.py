@@ -35,7 +35,8 @@ class Attempt:
     def key(self) -> str:
         """The job's key: from its envelope, or made at its first failure."""
         if self.envelope.key is None:
-            self.envelope.key = job.new_key(self.server.encode(), self.assigned.handle, self.unique, self.data)
+            self.envelope.key = job.new_key(self.server.encode(), self.assigned.handle, self.assigned.function, self.unique,
+                                            self.data)
         return self.envelope.key
 
 

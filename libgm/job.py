@@ -87,9 +87,12 @@ def digest(size: int, *parts: bytes) -> str:
     return state.hexdigest()
 
 
-def new_key(server: bytes, handle: bytes, unique: bytes, data: bytes) -> str:
-    """The key a job gets when gm-work first fails it (rule 5): the same for whoever is handed it again."""
-    return digest(16, server, handle, unique, data)
+def new_key(server: bytes, handle: bytes, function: bytes, unique: bytes, data: bytes) -> str:
+    """The key a job gets when gm-work first fails it (rule 5): the same for whoever is handed it again.
+
+    Handles restart with their server: the function keeps apart what else would be one job.
+    """
+    return digest(16, server, handle, function, unique, data)
 
 
 def wire_unique(function: bytes, key: str, *step: object) -> bytes:

@@ -287,3 +287,16 @@ def test_hostile_errors_do_not_reach_the_terminal_raw(gm, gearmand):
     gm(SUBMIT, "x", input=b"x\n")
     result = work_until_empty(gm, "x", "sh", "-c", "printf 'a\\033[31mred\\007\\n' >&2; exit 1", options=["--tries=1"])
     assert b"\033" not in result.err and b"\007" not in result.err
+
+
+def test_the_same_unique_payload_and_handle_in_two_functions_are_two_jobs(gm, new_gearmand):
+    """Handles restart with the server."""
+    server = new_gearmand(None)
+    gm.env["GM_SERVERS"] = server.server
+    for function in "one", "two":
+        gm(SUBMIT, "--unique=daily", function, input=b"x\n")
+        event, = work_until_empty(gm, function, "false", options=["--tries=1"]).records
+        server.kill()
+        server.start()
+    assert [(record["function"], record["handle"]) for record in dead(gm)] == [
+        ("one", event["handle"]), ("two", event["handle"])]
