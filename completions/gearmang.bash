@@ -109,7 +109,7 @@ _gearmang_table() {
             operands='none'
             many=1 ;;
         gm-status)
-            flags='--workers --json --table -h --help --version'
+            flags='--by-server --workers --prometheus --json --table -h --help --version'
             valued=' --quarantine:files; -s:none; --server:none;' ;;
         gm-submit)
             flags='-0 --null --unique-data --wait --strict -q --quiet -h --help --version'

@@ -101,7 +101,9 @@ complete -c gm-server -s h -l help -d 'show this'
 complete -c gm-server -l version -d 'show the version'
 
 complete -c gm-status -f
+complete -c gm-status -l by-server -d 'a record per function and server'
 complete -c gm-status -l workers -d 'a record per worker, of gearmand and of the file'
+complete -c gm-status -l prometheus -d 'print text for the textfile collector of node_exporter'
 complete -c gm-status -l json -d 'print JSON lines, also on a terminal'
 complete -c gm-status -l table -d 'print a table, also into a pipe'
 complete -c gm-status -l quarantine -r -F -d 'the quarantine file'
