@@ -47,12 +47,18 @@ def hold(path: str, ident: int) -> None:
     fcntl.lockf(_descriptor(path), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, ident)
 
 
+def drop(path: str, ident: int) -> None:
+    """Unlock byte ident, where this process holds it."""
+    fd = _descriptors.get((os.getpid(), path))
+    if fd is not None and ident >= 0:
+        fcntl.lockf(fd, fcntl.LOCK_UN, 1, ident)
+
+
 def held(path: str, ident: int) -> bool:
     """Whether another process lives that holds ident. Raises OSError."""
-    try:
-        fd = _descriptor(path)
-    except FileNotFoundError:
+    if not os.path.exists(path + "-alive"):
         return False
+    fd = _descriptor(path)
     lock = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, ident, 1, 0)
     return struct.unpack(FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, lock))[0] != fcntl.F_UNLCK
 

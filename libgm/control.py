@@ -11,6 +11,9 @@ import time
 from .cli import warn
 
 PAUSE_MAX = 30.0           # seconds between tries of what a person must mend (a full disk, a missing command)
+MEMORY = 26 << 10          # kB of resident memory over which a process of a fleet has itself replaced
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Stopped(Exception):
@@ -34,6 +37,7 @@ class Control:
         signal.signal(signal.SIGHUP, self._retire)
         signal.signal(signal.SIGINT, self._term if interrupt else signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def _term(self, *_) -> None:
         self.terms += 1
@@ -88,3 +92,9 @@ class Trouble:
         if self.text is not None:
             warn("going on")
         self.__init__()
+
+
+def resident() -> int:
+    """This process's resident memory in kB."""
+    with open("/proc/self/statm", "rb") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 10

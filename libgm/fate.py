@@ -16,14 +16,18 @@ from .units import iso
 from .wire import Refused, ServerLost
 
 
+LOST, HUNG = "its worker died with it", "hung: ended by gm-reap"
+
+
 class Attempt:
     """A job in hand: what came over the wire, and what it is (rule 5)."""
 
     def __init__(self, assigned, run: int, settings):
         self.assigned, self.run = assigned, run    # run: its number among this worker's
-        self.envelope, self.data = job.unwrap(assigned.data)
+        self.spool = None if isinstance(assigned.data, bytes) else assigned.data   # of a payload too large
+        self.envelope, self.data = job.unwrap(assigned.data) if self.spool is None else (self.spool.envelope, b"")
         self.envelope = self.envelope or job.Envelope()
-        self.identity = job.identity(assigned.function, assigned.unique, assigned.data)
+        self.identity = job.identity(assigned.function, assigned.unique, assigned.data if self.spool is None else b"")
         self.before = self.envelope.attempts       # attempts before this one, those that never reported included
         self.waited = settings.foreground or assigned.unique.endswith(job.WAITED)
         self.unique = self.envelope.unique
@@ -50,7 +54,7 @@ class Fate:
 
     def __init__(self, settings, control: Control, brake: policy.Brake, events_fd: int, over):
         self.settings, self.control, self.brake, self.events_fd = settings, control, brake, events_fd
-        self.over, self.trouble = over, Trouble()
+        self.over, self.trouble, self.unfit = over, Trouble(), Trouble()
         self.before_pause = lambda: None     # to give back what else is in hand
 
     def persist(self, write):
@@ -105,11 +109,11 @@ class Fate:
         past = self.persist(lambda: starts.past(self.store, attempt.identity))
         if past is None:
             return False
-        reap.end_orphans(self.store, past.owners)
+        reap.end_orphans(self.store, past.runs)
         attempt.before += past.attempts
-        error = "hung: ended by gm-reap" if past.hung and not past.lost else "its worker died with it"
+        error = HUNG if past.hung and not past.lost else LOST
         reason = "hung" if past.hung and not past.lost else "lost"
-        if past.released > policy.MAX_RELEASES:
+        if past.released >= policy.MAX_RELEASES:
             reason, error = "lost", f"released {past.released} times: each time its worker was told to stop"
         elif not past.attempts:
             return False
@@ -126,21 +130,37 @@ class Fate:
     def mark_released(self) -> None:
         """What ends this worker from now on is a release, no attempt (rule 7)."""
         try:
-            starts.mark(self.store, self.store.process, "released")
+            with self.store.patience(1.0):
+                starts.mark(self.store, self.store.process, "released")
         except Unavailable as error:
-            warn(str(error))
+            warn(f"{error}: what ends this job now will count as an attempt")
+
+    def too_large(self, attempt: Attempt) -> None:
+        """Quarantine a payload that no worker takes, here even with --via: its file is here (rule 10)."""
+        error = f"payload of {attempt.spool.size} bytes: more than {job.MAX_PAYLOAD >> 20} MiB"
+        if attempt.waited:
+            self.answer(attempt, Outcome(), "drop", "rejected", error)
+            return
+        values = self.death(attempt, Outcome(), attempt.before, "rejected", error)
+        values["payload_file"] = attempt.spool.name
+        self.persist(attempt.spool.keep)
+        self.transact(True, (quarantine.set_aside, values), (starts.forget, attempt.identity))
+        self.acknowledge(attempt, Outcome(), False)
+        self.emit("dead", attempt, attempt.before, Outcome(), "rejected", error)
 
     # ---- after it
 
     def settle(self, attempt: Attempt, outcome: Outcome) -> None:
         """See to what becomes of the job, then answer it, then print its event (rules 2 to 4)."""
         verdict, reason, error = policy.judge(outcome, self.settings.exits, self.settings.timeout)
-        mark = verdict != "done" and starts.marked(self.store, attempt.run)
+        self.unfit.over()
+        mark = None if verdict == "done" else self.persist(lambda: starts.marked(self.store, attempt.run))
         if mark == "hung":
-            verdict, reason, error = "fail", "hung", "hung: ended by gm-reap"
+            verdict, reason, error = "fail", "hung", HUNG
         elif mark == "released" and not self.control.stopping:
+            self.persist(lambda: starts.give_back(self.store, attempt.run))
             self.emit("release", attempt, attempt.before, outcome, None, "released by gm-reap")
-            attempt.assigned.worker.release()   # the start stays, as a release
+            attempt.assigned.worker.release()
             return
         attempts = attempt.before + 1
         if verdict == "done":
@@ -153,15 +173,16 @@ class Fate:
         else:
             self.retry(attempt, outcome, attempts, reason, error)
         if verdict in ("fail", "retry"):
-            self.pause(self.brake.failed(attempt.key), error)
+            self.pause(attempt, self.brake.failed(attempt.key), error)
 
-    def pause(self, seconds: float, why: str | None) -> None:
-        """The brake: hold no job for so long, and let gm-status show it."""
+    def pause(self, attempt: Attempt, seconds: float, why: str | None) -> None:
+        """The brake: take no job for so long, and let gm-status show it."""
         if not seconds:
             return
+        attempt.assigned.worker.drain(5.0)   # its answer does not wait for us
         warn(f"{self.function_name()}: {self.settings.brake} different jobs failed in a row: pausing {seconds:g} s")
         self.before_pause()
-        self.show_pause(time.time() + seconds, why)
+        self.show_pause(time.time() + seconds, f"{self.settings.brake} different jobs failed in a row: {why}")
         until = time.monotonic() + seconds
         while time.monotonic() < until and not self.over():
             self.control.wait(until - time.monotonic())
@@ -219,7 +240,8 @@ class Fate:
             dead = dump(quarantine.portable(values))
             while not self.send(attempt, via, dead, "via", attempts, attempt.envelope.requeues):
                 if attempt.assigned.lost:
-                    return   # the server hands it out again; its start was ended below or counts
+                    self.transact(False, (starts.end, attempt.run))
+                    return   # the server hands it out again
                 self.control.wait(self.trouble.say(f"{via.decode('utf-8', 'replace')}: cannot be queued: trying again"))
                 if self.control.stopping:
                     raise Stopped
@@ -256,7 +278,7 @@ class Fate:
         self.transact(False, (starts.end, attempt.run))
         self.emit("release", attempt, attempt.before, Outcome(), None, why)
         attempt.assigned.worker.release()
-        self.control.wait(self.trouble.say(f"{why}: pausing"))
+        self.control.wait(self.unfit.say(f"{why}: pausing"))
 
     def emit(self, event: str, attempt: Attempt, attempts: int, outcome: Outcome, reason, error, delay=None) -> None:
         """An event to the parent, which prints it; a failure also as a line on stderr."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from . import job, quarantine
-from .control import Control, Trouble
+from .control import MEMORY, Control, Trouble, resident
 from .errors import Error
 from .store import Store, raw
 from .wire import ServerLost
@@ -32,6 +32,8 @@ def release_due(store: Store, settings) -> int:
         submitter.finish()
     except ServerLost as error:
         lost = error
+    finally:
+        submitter.close()
     quarantine.remove_released(store, accepted)
     quarantine.unclaim(store, [found["id"] for found in claimed])
     if lost or refused:
@@ -55,15 +57,24 @@ def run_releaser(settings, parent_fd: int) -> int:
     trouble = Trouble()
     while not (control.stopping or control.retired):
         try:
-            store = store or Store(settings.quarantine, create=True)
-            while release_due(store, settings):
-                pass
+            store = store or open_store(settings)
+            released = 0
+            while count := release_due(store, settings):
+                released += count
             trouble.over()
             pause = 1.0
+            if released and resident() > MEMORY:
+                break   # a large payload came by: whoever replaces us starts small
         except Error as error:
             pause = trouble.say(f"delayed retries: {error}")
         control.wait(pause)
     if store:
-        store.leave()
-        store.close()
+        store.part()
     return 0
+
+
+def open_store(settings) -> Store:
+    """The file, this process entered in it: what it claims is void when it dies."""
+    store = Store(settings.quarantine, create=True)
+    store.join("gm-work releaser", settings.function, settings.server_list)
+    return store

@@ -10,7 +10,7 @@ from python3_gearman.worker import GearmanWorker
 from python3_gearman.worker_handler import GearmanWorkerCommandHandler
 
 from .errors import Unavailable
-from .wire import Backoff, Handler, Manager, Refused, ServerLost, timeout
+from .wire import LIMIT, Backoff, Handler, Manager, Refused, ServerLost, timeout
 
 SAFETY = 10.0   # seconds: an idle worker asks again this often, should a wake-up have been lost
 AWAKE, GRABBING, DRY, ASLEEP = "awake", "grabbing", "dry", "asleep"   # dry: one grab of several found nothing
@@ -39,6 +39,7 @@ class WorkerHandler(Handler, GearmanWorkerCommandHandler):
             self.state = AWAKE
 
     def recv_no_job(self) -> None:
+        self.connection_manager.answered(self)
         self.grabs -= 1
         self.state, self.since = DRY, time.monotonic()
         if not self.grabs:
@@ -59,7 +60,10 @@ class WorkerHandler(Handler, GearmanWorkerCommandHandler):
 
 
 class Assigned:
-    """A job that was handed to us. Its answers raise ServerLost when its connection has gone, and it is .lost then."""
+    """A job that was handed to us: data is bytes, or the file that the worker's spool() made for a payload too large.
+
+    Its answers raise ServerLost when its connection has gone, and it is .lost then.
+    """
 
     __slots__ = ("worker", "handler", "handle", "function", "unique", "data", "server")
 
@@ -106,12 +110,13 @@ class Assigned:
         connection = self.connection
         self.handler.created.clear()
         connection.put(SUBMIT[priority], function, unique, data)
-        until = time.monotonic() + timeout()
+        began = time.monotonic()
         while not self.handler.created:
-            self.worker.step([connection], until - time.monotonic())
+            self.worker.step([connection], max(began, connection.moved) + timeout() - time.monotonic())
             if self.lost:
                 raise ServerLost(f"{self.server}: connection lost")
-            if time.monotonic() > until and not self.handler.created:
+            silent = time.monotonic() - max(began, connection.moved) > timeout()
+            if silent and not self.handler.created and not connection.draining():
                 error = ServerLost(f"{self.server}: no answer in {timeout():g} s")
                 self.worker._drop(connection, error)
                 raise error
@@ -126,8 +131,11 @@ class Worker(Manager, GearmanWorker):
 
     command_handler_class = WorkerHandler
 
-    def __init__(self, servers: list, function: bytes, client_id: bytes):
+    def __init__(self, servers: list, function: bytes, client_id: bytes, spool=None, limit: int = LIMIT):
+        """spool, limit: as of wire.Connection."""
         super().__init__(servers)
+        for connection in self.connection_list:
+            connection.spool, connection.limit = spool, limit
         self.handler_initial_state = {"abilities": [function], "client_id": client_id}
         self.window = 1
         self.jobs: collections.deque = collections.deque()
@@ -195,8 +203,8 @@ class Worker(Manager, GearmanWorker):
     def _next_event(self, now: float) -> float:
         """Seconds until a server must be tried, asked or given up."""
         times = [self.backoff[connection].at for connection in self.connection_list if not connection.connected]
-        for handler in self.connection_to_handler_map.values():
-            times.append(handler.since + (timeout() if handler.grabs else SAFETY))
+        for connection, handler in self.connection_to_handler_map.items():
+            times.append(max(handler.since, connection.moved) + timeout() if handler.grabs else handler.since + SAFETY)
         return max(0.001, min(times, default=now + SAFETY) - now)
 
     def _reconnect(self) -> None:
@@ -206,17 +214,23 @@ class Worker(Manager, GearmanWorker):
                 self._try(connection)
 
     def _try(self, connection) -> None:
+        began = time.monotonic()
         try:
             self.establish_connection(connection)
         except ServerLost as error:
             connection.close()
-            self.lost(connection, error)
-        else:
-            if self.down.pop(connection, None):
-                self.news.append(Unavailable(f"{connection.server}: connected again"))
+            self.lost(connection, error, time.monotonic() - began)
 
-    def lost(self, connection, error: ServerLost) -> None:
-        self.backoff[connection].failed()
+    def answered(self, handler) -> None:
+        """A server that was in trouble has answered: only that tells that it is back."""
+        connection = self.handler_to_connection_map[handler]
+        if self.down.pop(connection, None):
+            self.news.append(Unavailable(f"{connection.server}: connected again"))
+            self.backoff[connection].worked()
+
+    def lost(self, connection, error: ServerLost, cost: float = 0.0) -> None:
+        """cost: seconds that the other servers' jobs had to wait for it."""
+        self.backoff[connection].failed(cost if self.connection_to_handler_map else 0.0)
         if connection not in self.down:
             self.news.append(error)
         self.down[connection] = error
@@ -239,10 +253,12 @@ class Worker(Manager, GearmanWorker):
     def _check_answers(self) -> None:
         limit = timeout()
         for connection, handler in list(self.connection_to_handler_map.items()):
-            if handler.grabs and time.monotonic() - handler.since > limit:
-                self._drop(connection, ServerLost(f"{connection.server}: no answer in {limit:g} s"))
+            if handler.grabs and time.monotonic() - max(handler.since, connection.moved) > limit:
+                self.handle_error(connection)
+                self.lost(connection, ServerLost(f"{connection.server}: no answer in {limit:g} s"), limit)
 
     def assigned(self, handler, handle, function, unique, data) -> None:
+        self.answered(handler)
         self.backoff[self.handler_to_connection_map[handler]].worked()
         self.jobs.append(Assigned(self, handler, handle, function, unique, data))
 

@@ -15,15 +15,18 @@ import time
 from . import alive
 from .store import Store, text
 
+NOBODY = 0      # a process that never lives: it has the starts that a living worker gave back
+DYING = 0.25    # seconds: the kernel closes a dying worker's connection before or after it drops its lock
+
 
 class Past:
-    """What the dead owners of earlier starts of a job tell: how many were lost, hung, released."""
+    """What the dead owners of earlier starts of a job tell: how many were lost, hung, released; runs: (process, run)."""
 
-    __slots__ = ("lost", "hung", "released", "owners")
+    __slots__ = ("lost", "hung", "released", "runs")
 
     def __init__(self):
         self.lost = self.hung = self.released = 0
-        self.owners: set[int] = set()
+        self.runs: set[tuple[int, int]] = set()
 
     @property
     def attempts(self) -> int:
@@ -32,23 +35,31 @@ class Past:
 
 
 def past(store: Store, identity: bytes) -> Past | None:
-    """The starts of this very job with no end and a dead owner; None where there are none (the usual case)."""
-    found = None
-    for process, run, mark in store.execute("SELECT process, run, mark FROM start WHERE identity = ?",
-                                            (identity,)).fetchall():
-        if process == store.process or store.lives(process):
+    """The starts of this very job with no end and a dead owner; None where there are none (the usual case).
+
+    The server may hand the job on while its owner is still dying: one that lives is given a moment.
+    """
+    rows = store.execute("SELECT process, run, mark FROM start WHERE identity = ?", (identity,)).fetchall()
+    rows = [row for row in rows if row[0] != store.process]
+    if not rows:
+        return None
+    until = time.monotonic() + DYING
+    while any(store.lives(row[0]) for row in rows) and time.monotonic() < until:
+        time.sleep(0.005)
+    found = Past()
+    for process, run, mark in rows:
+        if store.lives(process):
             continue
-        found = found or Past()
-        found.owners.add(process)
+        found.runs.add((process, run))
         if in_hand(store, process, run):
             kind = mark or "lost"
             setattr(found, kind, getattr(found, kind) + 1)
-    return found
+    return found if found.runs else None
 
 
 def in_hand(store: Store, process: int, run: int) -> bool:
     """Whether a start is of the job that its process is on, or was when it died; else it was only made ready."""
-    noted = alive.noted(store.path, process)
+    noted = None if process == NOBODY else alive.noted(store.path, process)
     return noted is None or noted[0] == run
 
 
@@ -87,6 +98,14 @@ def forget(store: Store, *identities: bytes) -> None:
                                                 (identity,)).fetchall():
             if mark if process == store.process else not store.lives(process):
                 store.execute("DELETE FROM start WHERE process = ? AND run = ?", (process, run))
+
+
+def give_back(store: Store, run: int) -> None:
+    """The run was a release though its worker lives on: its row is nobody's, and counts from now on."""
+    with store.transaction(durable=False):
+        store.execute("UPDATE start SET process = ?, mark = 'released', run = "
+                      "(SELECT coalesce(max(run), 0) + 1 FROM start WHERE process = ?) WHERE process = ? AND run = ?",
+                      (NOBODY, NOBODY, store.process, run))
 
 
 def mark(store: Store, process: int, how: str, run: int | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import stat
@@ -128,11 +129,12 @@ class Store:
 
     create: make the file where there is none, and migrate it (gm-work, gm-collect and gm-bury only).
     readonly: nothing will be written. Raises Unavailable with the path in it. Open it after a fork.
+    busy: seconds to wait for another writer.
     """
 
-    def __init__(self, path: str, create: bool = False, readonly: bool = False):
+    def __init__(self, path: str, create: bool = False, readonly: bool = False, busy: float = BUSY):
         self.path = os.path.realpath(path)
-        self.readonly = readonly
+        self.readonly, self.busy = readonly, busy
         self._process: int | None = None
         self._synchronous = ""
         try:
@@ -157,7 +159,7 @@ class Store:
     def _open(self, path: str, create: bool) -> None:
         from urllib.parse import quote
         mode = "ro" if self.readonly and not os.access(self.path, os.W_OK) else "rw"
-        self.db = sqlite3.connect(f"file:{quote(self.path)}?mode={mode}", uri=True, timeout=BUSY,
+        self.db = sqlite3.connect(f"file:{quote(self.path)}?mode={mode}", uri=True, timeout=self.busy,
                                   isolation_level=None, check_same_thread=False)
         application, version = (self.db.execute(f"PRAGMA {name}").fetchone()[0]
                                 for name in ("application_id", "user_version"))
@@ -211,6 +213,15 @@ class Store:
         except sqlite3.Error as error:
             raise Unavailable(f"{self.path}: {reason_of(error)}") from None
 
+    @contextlib.contextmanager
+    def patience(self, seconds: float):
+        """A context in which another writer is waited for no longer than so."""
+        self.execute(f"PRAGMA busy_timeout={int(seconds * 1000)}")
+        try:
+            yield
+        finally:
+            self.execute(f"PRAGMA busy_timeout={int(self.busy * 1000)}")
+
     def close(self) -> None:
         self.db.close()
 
@@ -218,17 +229,32 @@ class Store:
 
     def join(self, tool: str, function: bytes | None = None, servers: str | None = None) -> int:
         """Enter this process in the file, its lock held before anybody can see the row; its id."""
-        with self.transaction(durable=False):
-            self._process = self.execute(
-                "INSERT INTO process (tool, host, namespace, pid, pid_start, started, function, servers) "
-                "VALUES (?,?,?,?,?,?,?,?)",
-                (tool, os.uname().nodename, alive.namespace(), os.getpid(), alive.start_time(os.getpid()),
-                 int(time.time()), None if function is None else text(function), servers)).lastrowid
-            try:
-                alive.hold(self.path, self._process)
-            except OSError as error:
-                raise Unavailable(f"{self.path}-alive: cannot lock: {error.strerror}") from None
-        return self._process
+        ident = -1
+        try:
+            with self.transaction(durable=False):
+                ident = self.execute(
+                    "INSERT INTO process (tool, host, namespace, pid, pid_start, started, function, servers) "
+                    "VALUES (?,?,?,?,?,?,?,?)",
+                    (tool, os.uname().nodename, alive.namespace(), os.getpid(), alive.start_time(os.getpid()),
+                     int(time.time()), None if function is None else text(function), servers)).lastrowid
+                alive.hold(self.path, ident)
+        except OSError as error:
+            raise Unavailable(f"{self.path}-alive: cannot lock: {error.strerror.lower()}") from None
+        except Unavailable:
+            alive.drop(self.path, ident)   # the id may be another's next
+            raise
+        self._process = ident
+        return ident
+
+    def beside(self, name: str) -> str:
+        """The path of a file of that name in the quarantine file's folder (a row's payload_file)."""
+        return os.path.join(os.path.dirname(self.path), os.path.basename(name))
+
+    @property
+    def tag(self) -> str:
+        """The file's identity on this machine, the same from whatever container and by whatever path it is seen."""
+        found = os.stat(self.path)
+        return f"{found.st_dev:x}-{found.st_ino:x}"
 
     @property
     def process(self) -> int:
@@ -241,6 +267,14 @@ class Store:
             with self.transaction(durable=False):
                 self.execute("DELETE FROM process WHERE id = ?", (self._process,))
             self._process = None
+
+    def part(self) -> None:
+        """leave() and close(), also where the file takes no writes: the next who sweeps takes the row out."""
+        try:
+            self.leave()
+        except Unavailable:
+            pass
+        self.close()
 
     def lives(self, process: int) -> bool:
         """Whether the process with that id lives: this one, or one whose lock the kernel still holds."""

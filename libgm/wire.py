@@ -122,7 +122,8 @@ class Connection(library.GearmanConnection):
 
     def __init__(self, server: Server):
         self.server = server
-        self.spool = None     # callable(handle, function, unique, length) -> binary file for a payload over LIMIT
+        self.spool = None     # callable(handle, function, unique, length) -> binary file for a payload in a packet over .limit
+        self.limit = LIMIT    # bytes; what is longer and no payload is not believed
         super().__init__(host=server.host, port=server.port)
 
     def _reset_connection(self) -> None:
@@ -283,7 +284,11 @@ class Connection(library.GearmanConnection):
     def _take(self, chunk: bytes) -> None:
         if self._spooling is not None:
             kind, arguments, file, left = self._spooling
-            file.write(chunk[:left])
+            try:
+                file.write(chunk[:left])
+            except OSError as error:
+                self._spooling = None
+                self.lose(f"a payload too large for memory cannot be written to a file: {error.strerror.lower()}")
             self._spooling = (kind, arguments, file, left - len(chunk)) if left > len(chunk) else None
             if self._spooling is None:
                 self._incoming_commands.append((kind, arguments))
@@ -296,7 +301,7 @@ class Connection(library.GearmanConnection):
         if self.textual:
             *lines, rest = data.split(b"\n")
             self._incoming = rest
-            if len(rest) > LIMIT:
+            if len(rest) > self.limit:
                 self.lose("no Gearman server: a line without an end")
             commands.extend((TEXT, {"raw_text": bytes(line)}) for line in lines)
             return len(lines)
@@ -310,7 +315,7 @@ class Connection(library.GearmanConnection):
             names = PARAMS.get(kind)
             if names is None or kind == TEXT:
                 self.lose(f"no Gearman server: unknown command {kind}")
-            if length > LIMIT:
+            if length > self.limit:
                 if not (kind == ASSIGN and self.spool):
                     self.lose(f"declared a packet of {length} bytes: more than is ever taken")
                 if not self._begin_spooling(data, at + HEADER.size, length, names):
@@ -341,7 +346,10 @@ class Connection(library.GearmanConnection):
             return False
         heads = fields[:-1]
         skip = sum(len(head) + 1 for head in heads)
-        file = self.spool(*heads, length - skip)
+        try:
+            file = self.spool(*heads, length - skip)
+        except OSError as error:
+            self.lose(f"a payload too large for memory cannot be written to a file: {error.strerror.lower()}")
         rest = bytes(data[at + skip:])
         self._incoming = bytearray()
         self._spooling = (ASSIGN, dict(zip(names, (*heads, file))), file, length - skip)
@@ -457,8 +465,9 @@ class Backoff:
     def __init__(self):
         self.pause, self.at = 0.1, 0.0
 
-    def failed(self) -> None:
-        self.at = time.monotonic() + self.pause * random.uniform(0.75, 1.25)
+    def failed(self, cost: float = 0.0) -> None:
+        """It did, after having kept us for cost seconds: a server that swallows what is sent is tried the less often."""
+        self.at = time.monotonic() + max(self.pause, 20 * cost) * random.uniform(0.75, 1.25)
         self.pause = min(15.0, self.pause * 2)
 
     def worked(self) -> None:

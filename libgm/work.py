@@ -7,10 +7,10 @@ import random
 import select
 import time
 
-from . import policy, starts
+from . import policy, spool, starts
 from .cli import warn
-from .control import Control, Stopped
-from .errors import Error
+from .control import MEMORY, Control, Stopped, resident
+from .errors import Error, Unavailable
 from .fate import Attempt, Fate
 from .release import release_due
 from .runner import Outcome, run
@@ -19,7 +19,7 @@ from .store import Store
 
 RETIRED, EMPTY = 0, 10     # exit statuses of a worker: to be replaced; its queue is empty (--until-empty)
 BIG = 1 << 20              # bytes: after a payload or result of this size a worker looks at its own memory
-MEMORY = 26 << 10          # kB of resident memory over which it has itself replaced
+BUSY = 10.0                # seconds to wait for another writer before a worker looks whether it was told to stop
 
 
 class Settings:
@@ -47,23 +47,31 @@ class WorkerProcess:
         """Work until told to stop, too old, or (--until-empty) out of work; an exit status."""
         try:
             self.store = self.fate.store = self.fate.persist(self.open_store)
-            self.worker = Worker(self.settings.servers, self.settings.function, self.client_id)
+            self.worker = Worker(self.settings.servers, self.settings.function, self.client_id, self.spool)
             try:
                 if self.settings.until_empty:
                     self.worker.connect()
                 return self.loop()
             finally:
                 self.worker.close()
-                self.store.leave()
-                self.store.close()
+                self.store.part()
         except Stopped:
             return RETIRED
 
     def open_store(self) -> Store:
-        store = Store(self.settings.quarantine, create=True)
-        store.join("gm-work", self.settings.function, self.settings.server_list)
-        starts.sweep(store)
+        store = Store(self.settings.quarantine, create=True, busy=BUSY)
+        try:
+            store.join("gm-work", self.settings.function, self.settings.server_list)
+            starts.sweep(store)
+            spool.sweep(store)
+        except Unavailable:
+            store.close()
+            raise
         return store
+
+    def spool(self, handle: bytes, function: bytes, unique: bytes, length: int) -> spool.Spool:
+        """Where a payload goes that is too large for memory (rule 10)."""
+        return spool.Spool(self.store, length)
 
     def loop(self) -> int:
         while True:
@@ -115,6 +123,9 @@ class WorkerProcess:
     def handle(self, attempt: Attempt) -> None:
         """Run a job and see to its fate. Raises Stopped when it was stopped with us."""
         fate = self.fate
+        if attempt.spool is not None:
+            fate.too_large(attempt)
+            return
         if fate.taken_down(attempt):
             return
         fate.begin(attempt)
@@ -130,18 +141,13 @@ class WorkerProcess:
             fate.emit("release", attempt, attempt.before, outcome, None, "told to stop")
             raise Stopped
         fate.settle(attempt, outcome)
-        if len(attempt.assigned.data) + len(outcome.stdout) > BIG and resident() > MEMORY:
+        if (len(attempt.data) + len(outcome.stdout) > BIG or outcome.overflow) and resident() > MEMORY:
             self.control.retired = True
 
     def run(self, attempt: Attempt) -> Outcome:
         settings = self.settings
         env = {**self.base_env, "GM_UNIQUE": os.fsdecode(attempt.unique), "GM_HANDLE": attempt.handle,
                "GM_ATTEMPT": str(attempt.before + 1), "GM_JOB_SERVER": attempt.server,
-               "GM_RUN": f"{self.store.process}.{attempt.run}"}
+               "GM_RUN": f"{self.store.tag}.{self.store.process}.{attempt.run}"}
         return run(settings.argv, env, attempt.data, settings.timeout, settings.grace, self.control)
 
-
-def resident() -> int:
-    """This process's resident memory in kB."""
-    with open("/proc/self/statm", "rb") as statm:
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 10
