@@ -6,18 +6,20 @@ import json
 import os
 import time
 
-from . import job, quarantine
+from . import job, quarantine, spool
 from .cli import warn
 from .control import Control, Trouble
-from .errors import OK, BadRecord, Unavailable
-from .lines import Output
+from .errors import NO, OK, BadRecord, Unavailable
+from .lines import Output, ReaderGone
 from .policy import fingerprint
 from .serve import Worker
+from .spool import Spool
 from .store import Store
 from .wire import ServerLost
 
 WINDOW = 200           # jobs asked for at once; each batch is durable before any of it is acknowledged
 BATCH_BYTES = 16 << 20
+LIMIT = 2 * job.MAX_PAYLOAD   # bytes: the largest payload that a worker takes, as a record in base64
 
 
 def original(fields: dict) -> dict:
@@ -40,19 +42,21 @@ def original(fields: dict) -> dict:
                           fingerprint=fingerprint(function, "collected", error))
 
 
-def as_it_is(assigned, payload: bytes, why: str) -> dict:
+def as_it_is(assigned, payload: bytes, reason: str, error: str, **fields) -> dict:
     """The row of a failure job that cannot be read."""
-    error = f"collected as it was: {why}"
     now = int(time.time())
     return quarantine.row(
-        key=job.new_key(str(assigned.server).encode(), assigned.handle, assigned.function, assigned.unique, assigned.data),
-        function=assigned.function, unique_=assigned.unique, data=payload, reason="collected", error=error, attempts=1,
+        key=job.new_key(str(assigned.server).encode(), assigned.handle, assigned.function, assigned.unique, payload),
+        function=assigned.function, unique_=assigned.unique, data=payload, reason=reason, error=error, attempts=1,
         first_failed=now, last_failed=now, server=str(assigned.server), handle=assigned.handle.decode("utf-8", "replace"),
-        fingerprint=fingerprint(assigned.function, "collected", error))
+        fingerprint=fingerprint(assigned.function, reason, error), **fields)
 
 
 def read(assigned) -> dict:
     """The row of whatever arrived: gearmang's own record, the original Gearmang's failure job, or anything."""
+    if isinstance(assigned.data, Spool):
+        return as_it_is(assigned, b"", "rejected", f"payload of {assigned.data.size} bytes: more than {LIMIT >> 20} MiB",
+                        payload_file=assigned.data.name)
     payload = job.unwrap(assigned.data)[1]
     try:
         fields = json.loads(payload)
@@ -65,7 +69,7 @@ def read(assigned) -> dict:
         why = "not JSON"
     except BadRecord as error:
         why = str(error)
-    return as_it_is(assigned, payload, why)
+    return as_it_is(assigned, payload, "collected", f"collected as it was: {why}")
 
 
 class Collector:
@@ -82,8 +86,11 @@ class Collector:
         self.control = Control(0.0, parent, interrupt=True)
         self.store = Store(self.path, create=True)
         self.store.join("gm-collect", self.function)
-        worker = Worker(self.servers, self.function, f"gm-collect:{os.uname().nodename}:{os.getpid()}".encode())
+        spool.sweep(self.store)
+        worker = Worker(self.servers, self.function, f"gm-collect:{os.uname().nodename}:{os.getpid()}".encode(),
+                        lambda handle, function, unique, length: Spool(self.store, length), LIMIT)
         worker.window = WINDOW
+        status = OK
         try:
             if self.until_empty:
                 worker.connect()
@@ -96,14 +103,15 @@ class Collector:
                 if not batch and self.until_empty and worker.idle:
                     break
                 self.control.happened()
-                self.output.flush()
-            worker.drain(5.0)
+            self.output.close()
+        except ReaderGone:
+            warn(f"standard output: its reader has gone: stopping after {self.collected} jobs")
+            status = NO
         finally:
+            worker.drain(5.0)
             worker.close()
-            self.store.leave()
-            self.store.close()
-        self.output.close()
-        return OK
+            self.store.part()
+        return status
 
     def batch(self, worker: Worker) -> list:
         """The jobs that are here now, waiting for the first of them."""
@@ -122,23 +130,34 @@ class Collector:
         rows = [read(assigned) for assigned in batch]
         while True:
             try:
-                with self.store.transaction():
-                    for row in rows:
-                        quarantine.bring_in(self.store, row)
+                self.write(batch, rows)
                 self.trouble.over()
                 break
-            except Unavailable as error:
+            except (Unavailable, OSError) as error:
                 self.control.wait(self.trouble.say(f"{error}: trying again"))
             if self.control.stopping:
                 return False
-        for assigned, row in zip(batch, rows):
+        lost = {}
+        for assigned in batch:
             try:
                 assigned.complete(b"")
             except ServerLost as error:
-                warn(f"{error}: what it handed out is collected, and will be seen again")
-                break
+                lost[assigned.server] = error
+        for error in lost.values():
+            warn(f"{error}: what it handed out is collected, and will be seen again")
+        batch[0].worker.drain(5.0)   # the answers do not wait for whoever reads our records
         self.collected += len(batch)
         if not self.output.quiet:
             for row in rows:
                 self.output.emit(quarantine.portable(row))
+            self.output.flush()
         return True
+
+    def write(self, batch: list, rows: list[dict]) -> None:
+        """Make a batch durable. Raises Unavailable, OSError."""
+        for assigned in batch:
+            if isinstance(assigned.data, Spool):
+                assigned.data.keep()
+        with self.store.transaction():
+            for row in rows:
+                quarantine.bring_in(self.store, row)

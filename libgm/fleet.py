@@ -9,21 +9,26 @@ import signal
 import time
 
 from .cli import warn
-from .errors import OK, UNAVAILABLE, Error
-from .lines import Output, ReaderGone
+from .control import SIGNALS
+from .errors import NO, OK, UNAVAILABLE, Error
 from .policy import brake_size
 
 PAUSE_MAX = 60.0     # seconds between restarts of a worker that dies again and again
+AT_ONCE = 10.0       # seconds that a worker lives at least, or sees to a job, to have died of that and not at once
+LATE = 10.0          # seconds beyond the grace that a worker may take to end, before it is killed
 RELEASER = -1        # the slot of the process that releases delayed retries
+PENDING = 1 << 20    # bytes of events that wait for their reader, before workers wait too
+ATOMIC = 4096        # bytes that a pipe which is ready takes without blocking: PIPE_BUF
 
 
 class Child:
     """A worker's process, as its parent knows it."""
 
-    __slots__ = ("slot", "pid", "events", "open", "buffer", "worked")
+    __slots__ = ("slot", "pid", "events", "open", "buffer", "worked", "began")
 
     def __init__(self, slot: int, pid: int, events: int):
         self.slot, self.pid, self.events, self.open, self.buffer, self.worked = slot, pid, events, True, b"", False
+        self.began = time.monotonic()
 
 
 class Fleet:
@@ -38,7 +43,9 @@ class Fleet:
         self.passed = 0                           # TERMs passed on
         self.status = OK
         self.events = 0
-        self.output: Output | None = Output(quiet=settings.quiet)
+        self.pending = bytearray()                # of events that standard output has not taken yet
+        self.silent = settings.quiet
+        self.late: float | None = None            # time.monotonic() when workers that were told to end are killed
         self.brake_size = brake_size(settings.brake)
         self.brakes = mmap.mmap(-1, self.brake_size * settings.jobs)   # a worker's brake outlives the worker
         self.life = os.pipe()                     # its end tells the workers that the parent is dead
@@ -52,23 +59,24 @@ class Fleet:
         for number, act in ((signal.SIGTERM, self._term), (signal.SIGINT, self._term), (signal.SIGHUP, self._hup),
                             (signal.SIGCHLD, lambda *_: None)):
             signal.signal(number, act)
-        self.poll = select.poll()
-        self.poll.register(wake, select.POLLIN)
         self.wake = wake
         slots = list(range(self.settings.jobs))
         if not self.settings.until_empty:
             slots.append(RELEASER)
         self.due = dict.fromkeys(slots, 0.0)
-        while self.due or self.children:
+        while self.due or self.children or (self.pending and not self.is_late()):
             self.start_due()
             self.step()
-        try:
-            if self.output is not None:
-                self.output.close()
-        except ReaderGone:
-            self.reader_gone()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)   # one that comes now would only spoil the exit status
+        if self.pending:
+            lost = self.pending.count(b"\n")
+            self.events -= lost
+            self.deaf(f"its reader does not read: {lost} events are lost, stopping")
+        try:
+            os.close(os.dup(1))   # a failure of close() itself (a full disk elsewhere) counts too
+        except OSError as error:
+            self.deaf(f"cannot write: {error.strerror.lower()}: stopping")
         return self.status
 
     def _term(self, number, _) -> None:
@@ -86,18 +94,20 @@ class Fleet:
     def start(self, slot: int) -> None:
         """Fork the process of a slot; in it, nothing of the parent is left but the brake and the two pipes."""
         reading, writing = os.pipe()
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)   # until the child hears them itself (Control)
         try:
             pid = os.fork()
         except OSError as error:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             os.close(reading)
             os.close(writing)
             self.again(slot, f"cannot fork: {error.strerror}")
             return
         if pid:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             os.close(writing)
             os.set_blocking(reading, False)
             self.children[pid] = Child(slot, pid, reading)
-            self.poll.register(reading, select.POLLIN)
             return
         status = 1
         try:
@@ -130,11 +140,17 @@ class Fleet:
 
     def step(self) -> None:
         """Wait for something to happen, and see to it."""
-        wait = None
-        if self.due:
-            wait = max(0, int((min(self.due.values()) - time.monotonic()) * 1000) + 1)
-        by_fd = {child.events: child for child in self.children.values()}
-        for fd, _ in self.poll.poll(wait):
+        poll, by_fd = select.poll(), {}
+        poll.register(self.wake, select.POLLIN)
+        if self.pending:
+            poll.register(1, select.POLLOUT)
+        if len(self.pending) < PENDING or self.terms:
+            by_fd = {child.events: child for child in self.children.values() if child.open}
+        for fd in by_fd:
+            poll.register(fd, select.POLLIN)
+        times = [*self.due.values(), *([] if self.late is None else [self.late])]
+        wait = max(0, int((min(times) - time.monotonic()) * 1000) + 1) if times else None
+        for fd, _ in poll.poll(wait):
             if fd == self.wake:
                 try:
                     os.read(fd, 512)
@@ -142,15 +158,32 @@ class Fleet:
                     pass
             elif fd in by_fd:
                 self.take(by_fd[fd])
-        self.flush()
+            else:
+                self.write_out()
         self.reap()
         while self.passed < self.terms:
             self.passed += 1
             self.due.clear()
             self.tell(signal.SIGTERM)
+            self.late = time.monotonic() + LATE + (self.settings.grace if self.passed == 1 else 0)
         if self.hups:
             self.hups = 0
             self.tell(signal.SIGHUP)
+        if self.is_late():
+            self.kill_late()
+
+    def is_late(self) -> bool:
+        return self.late is not None and time.monotonic() >= self.late
+
+    def kill_late(self) -> None:
+        """End workers that are hung, and what they run, since they do not end when they are told to."""
+        from .reap import end, jobs_of
+        self.late = time.monotonic() + LATE
+        for child in list(self.children.values()):
+            warn(f"worker {child.pid} does not end: killing it")
+            jobs = jobs_of(child.pid)
+            os.kill(child.pid, signal.SIGKILL)
+            end(jobs, 1.0)
 
     def tell(self, number: int) -> None:
         for pid in self.children:
@@ -163,40 +196,36 @@ class Fleet:
         except BlockingIOError:
             return False
         if not data:
-            if child.open:
-                self.poll.unregister(child.events)
-                child.open = False
+            child.open = False
             return False
         head, newline, rest = data.rpartition(b"\n")
         if newline:
             child.worked = True
-            self.write(child.buffer + head + newline)
+            if not self.silent:
+                self.pending += child.buffer + head + newline
+            self.events += head.count(b"\n") + 1
             child.buffer = rest
         else:
             child.buffer += data
         return True
 
-    def write(self, data: bytes) -> None:
-        self.events += data.count(b"\n")
-        if self.output is not None:
-            try:
-                self.output.write(data)
-            except ReaderGone:
-                self.reader_gone()
+    def write_out(self) -> None:
+        """Write events as far as standard output takes them without blocking: signals are not kept waiting."""
+        try:
+            del self.pending[:os.write(1, self.pending[:ATOMIC])]
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:
+            self.deaf("its reader has gone: stopping")
+        except OSError as error:
+            self.deaf(f"cannot write: {error.strerror.lower()}: stopping")
 
-    def flush(self) -> None:
-        if self.output is not None:
-            try:
-                self.output.flush()
-            except ReaderGone:
-                self.reader_gone()
-
-    def reader_gone(self) -> None:
-        """Nobody reads the events: take no more jobs, finish those in hand."""
-        self.output = None
-        self.status = 1
-        self.terms += 1
-        warn(f"standard output: its reader has gone: stopping after {self.events} events")
+    def deaf(self, why: str) -> None:
+        """Events cannot be passed on: take no more jobs, finish those in hand."""
+        self.silent, self.status = True, NO
+        self.pending.clear()
+        self.terms += not self.terms
+        warn(f"standard output: {why} after {self.events} events")
 
     def reap(self) -> None:
         """See to workers that have ended: replace them, at once or after a growing pause."""
@@ -210,19 +239,17 @@ class Fleet:
                 continue
             while self.take(child):
                 pass
-            if child.open:
-                self.poll.unregister(child.events)
             os.close(child.events)
             code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
             if self.terms or code == EMPTY:
                 continue
-            if code == UNAVAILABLE:
+            if code == UNAVAILABLE and self.settings.until_empty:
                 self.status = UNAVAILABLE
             elif code == OK:
                 self.pauses.pop(child.slot, None)
                 self.due[child.slot] = 0.0
             else:
-                if child.worked:   # it died, but not at once
+                if child.worked or time.monotonic() - child.began > AT_ONCE:
                     self.pauses.pop(child.slot, None)
                 self.again(child.slot, "killed by " + signal.Signals(os.WTERMSIG(status)).name if code is None
                            else f"ended with status {code}")
