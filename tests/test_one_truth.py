@@ -1,0 +1,178 @@
+"""What is said twice is said the same: usage texts, man pages, completions, README, gearmang(7), setup.py, code.
+
+Each failure begins with the file to edit.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+from libgm import cli, dead, job
+
+TOOLS = sorted(path.name for path in ROOT.glob("bin/gm-*"))
+PAGES = {page.name: page.read_text("utf-8") for page in sorted((ROOT / "man").glob("*.[157]"))}
+PAGED = [tool for tool in TOOLS if tool + ".1" in PAGES]
+MANUAL = PAGES["gearmang.7"]
+SECTIONS = ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "EXAMPLES", "SEE ALSO"]
+
+
+def usage(tool: str) -> str:
+    return re.search(r'"""(.*?)"""', (ROOT / "bin" / tool).read_text("utf-8"), re.S)[1]
+
+
+def section(page: str, name: str) -> str:
+    """The source of a section, or subsection, of a page."""
+    found = re.search(rf"^\.S[hs] {name}\n(.*?)(?=^\.Sh |\Z)", page, re.S | re.M)
+    return found[1] if found else ""
+
+
+def same(found, wanted, file: str, what: str) -> None:
+    """found is what file says, wanted what it should say."""
+    found, wanted = set(found), set(wanted)
+    assert not wanted - found, f"{file}: {what} missing: {', '.join(sorted(wanted - found))}"
+    assert not found - wanted, f"{file}: {what} that there are not: {', '.join(sorted(found - wanted))}"
+
+
+def usage_options(tool: str) -> set[str]:
+    """Each option as typed, with its placeholder: -s=LIST, --server=LIST."""
+    found = set()
+    for line in re.findall(r"^ +(-\S.*?)(?:  .*)?$", usage(tool), re.M):
+        value = line.partition("=")[1] + line.partition("=")[2]
+        found |= {name.partition("=")[0] + value for name in line.replace(",", " ").split()}
+    return found
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_the_usage_is_read_as_the_tool_reads_it(tool):
+    assert {name.partition("=")[0]: "=" in name for name in usage_options(tool)} == \
+        {name: takes for name, (_, takes) in cli.options(usage(tool)).items()}
+
+
+@pytest.mark.parametrize("tool", PAGED)
+def test_options_of_the_page(tool):
+    page = section(PAGES[tool + ".1"], "OPTIONS")
+    found = set()
+    for line in re.findall(r"^\.It (Fl .*)$", page, re.M):
+        line, _, value = line.partition(" Ns = Ns Ar ")
+        found |= {"-" + name.removeprefix("Fl ") + (f"={value}" if value else "") for name in line.split(" , ")}
+    same(found, usage_options(tool), f"man/{tool}.1", "OPTIONS")
+
+
+def bash_options(tool: str, text: str) -> set[str]:
+    block = re.search(rf"^        {tool}\)\n(.*?);;$", text, re.S | re.M)
+    assert block, f"completions/gearmang.bash: no {tool}: run completions/generate"
+    flags, valued = (re.search(rf"{name}='(.*?)'", block[1]) for name in ("flags", "valued"))
+    return set(flags[1].split()) | {name + "=" for name in re.findall(r" (-[\w-]+):", valued[1] if valued else "")}
+
+
+def zsh_options(tool: str, text: str) -> set[str]:
+    block = re.search(rf"^    {tool}\)\n(.*?);;$", text, re.S | re.M)
+    assert block, f"completions/_gearmang: no {tool}: run completions/generate"
+    return {name + ("=" if mark else "") for name, mark in re.findall(r"^ +'\(.*?\)'(-[\w-]*\w)([=+]?)'\[", block[1], re.M)}
+
+
+def fish_options(tool: str, text: str) -> set[str]:
+    found = set()
+    for line in re.findall(rf"^complete -c {tool} (-[sl] .*) -d '", text, re.M):
+        mark = "=" if re.search(r" -[xr]( |$)", line) else ""
+        found |= {"-" * (1 + (kind == "l")) + name + mark for kind, name in re.findall(r"-([sl]) (\S+)", line)}
+    return found
+
+
+@pytest.mark.parametrize("file, read", [("gearmang.bash", bash_options), ("_gearmang", zsh_options),
+                                        ("gearmang.fish", fish_options)], ids=["bash", "zsh", "fish"])
+def test_options_of_the_completions(file, read):
+    text = (ROOT / "completions" / file).read_text("utf-8")
+    for tool in TOOLS:
+        wanted = {re.sub("=.*", "=", name) for name in usage_options(tool)}
+        same(read(tool, text), wanted, f"completions/{file} (run completions/generate)", f"options of {tool}")
+
+
+@pytest.mark.parametrize("tool", PAGED)
+def test_the_page_says_what_the_tool_says_of_itself(tool):
+    page, doc = PAGES[tool + ".1"], usage(tool)
+    line = doc.split("\n")[0].rstrip(".")
+    assert f".Nd {line[0].lower()}{line[1:]}\n" in page or f".Nd {line}\n" in page, \
+        f"man/{tool}.1: its .Nd is not the first line of the usage: {line}"
+    placeholders = re.findall(r"\b[A-Z]{2,}(?:-[A-Z]+)*\b", doc.partition("Usage:")[2].partition("\n")[0])
+    same(re.findall(r"\b[A-Z]{2,}(?:-[A-Z]+)*\b", section(page, "SYNOPSIS")), placeholders, f"man/{tool}.1",
+         "operands in the SYNOPSIS")
+
+
+@pytest.mark.parametrize("tool", PAGED)
+def test_sections_of_the_page(tool):
+    there = [name for name in re.findall(r"^\.Sh (.*)$", PAGES[tool + ".1"], re.M) if name in SECTIONS]
+    assert there == SECTIONS, f"man/{tool}.1: its sections are {', '.join(there)}, not {', '.join(SECTIONS)}"
+
+
+def test_lists_of_tools():
+    readme = (ROOT / "README").read_text("utf-8")
+    table = re.search(r"^Tools\n-+\n\n((?:    .*\n)+)", readme, re.M)
+    assert table, "README: no table under the heading Tools"
+    same(set(re.findall(r"^    (gm-\w+)", table[1], re.M)) | (set(TOOLS) - set(PAGED)), TOOLS, "README", "tools")
+    listed = set(re.findall(r"^\.It Xr (gm-\w+) 1$", section(MANUAL, "The tools"), re.M))
+    same(listed & set(TOOLS), TOOLS, "man/gearmang.7", "tools")
+    same({page.removesuffix(".1") for page in PAGES if page.endswith(".1")}, PAGED, "man/", "pages")
+
+
+def test_what_is_installed():
+    script = ("import json, sys; from setuptools import Distribution; from distutils.core import run_setup; "
+              "made = run_setup('setup.py', stop_after='init'); print(json.dumps([made.scripts, made.data_files]))")
+    import json
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, f"setup.py: {done.stderr}"
+    scripts, data = json.loads(done.stdout.splitlines()[-1])
+    same({Path(script).name for script in scripts}, TOOLS, "setup.py", "scripts")
+    files = {Path(file).name for _, files in data for file in files}
+    same(files & set(PAGES), PAGES, "setup.py", "man pages")
+    same(files & {"gearmang.bash", "_gearmang", "gearmang.fish"}, {"gearmang.bash", "_gearmang", "gearmang.fish"},
+         "setup.py", "completions")
+
+
+def test_cross_references():
+    known = {(page.rpartition(".")[0], page.rpartition(".")[2]) for page in PAGES}
+    for page, text in PAGES.items():
+        for name, number in re.findall(r"\.Xr (gm-\w+|gearmang) (\d)", text):
+            ours = (name, number) in known or (ROOT / "bin" / name).exists() or len(PAGED) < len(TOOLS)
+            assert ours, f"man/{page}: refers to {name}({number}), which there is not"
+
+
+VARIABLE = r"\b(?:GM|BLUEOX|COLLECTD)_[A-Z_]*[A-Z]\b|\bXDG_STATE_HOME\b|\bNO_COLOR\b"
+
+
+def test_environment_variables():
+    used = {}
+    for file in [*ROOT.glob("libgm/*.py"), *ROOT.glob("bin/gm-*")]:
+        for name in re.findall(VARIABLE, file.read_text("utf-8")):
+            used.setdefault(name, file.name)
+    said = {}
+    for page, text in PAGES.items():
+        for line in re.findall(r"^\.It Ev (.*)$", text, re.M):
+            for name in line.split(" , "):
+                if re.fullmatch(VARIABLE, name):
+                    said.setdefault(name, page)
+    for name in sorted(set(said) - set(used)):
+        pytest.fail(f"man/{said[name]}: ENVIRONMENT has {name}, which no code reads")
+    if PAGED == TOOLS:
+        for name in sorted(set(used) - set(said)):
+            pytest.fail(f"man/: {name} of {used[name]} is under no page's ENVIRONMENT")
+
+
+def test_what_gearmang_7_lists():
+    same(re.findall(r"^\.It Cm (\w+)$", section(MANUAL, "THE LIFE OF A JOB"), re.M), dead.REASONS, "man/gearmang.7",
+         "reasons")
+
+
+def test_fields_of_the_record(gm, gearmand):
+    gm("gm-submit", "-q", "f", input=b"x\n")
+    gm("gm-work", "-q", "--until-empty", "--tries=1", "f", "false")
+    [record] = gm("gm-dead").records
+    said = [name for line in re.findall(r"^\.It Li (.*)$", PAGES["gm-job.5"], re.M) for name in line.split(" , ")]
+    same(set(said) & set(record), record, "man/gm-job.5", "fields")
+    assert set(job.PRIORITIES) <= set(re.findall(r"^\.Cm (\w+)", PAGES["gm-job.5"], re.M)), "man/gm-job.5: priorities"
