@@ -61,6 +61,10 @@ def occupy() -> None:
 
 def invoke(main, doc: str, command: bool) -> int:
     """The exit status of main(args), or of --help and --version, which need no docopt. Raises Error."""
+    if "GM_COMPLETE" in os.environ:
+        from .complete import answer
+        answer(os.environ["GM_COMPLETE"], typed(options(doc), command))
+        return OK
     found, operands, dashes = parse(sys.argv[1:], options(doc), command)
     if "--help" in found or "--version" in found:
         output = Output()
@@ -140,6 +144,17 @@ def parse(argv: list[str], table: dict, command: bool) -> tuple[dict, list[str],
                     rest.pop()
                 return found, operands + rest[::-1], False
     return found, operands, False
+
+
+def typed(table: dict, command: bool) -> dict:
+    """The options of a command line that is still being typed, as far as they can be read."""
+    words = sys.argv[1:]
+    while words:
+        try:
+            return parse(words, table, command)[0]
+        except Usage:
+            words.pop()
+    return {}
 
 
 def take(found: dict, option: tuple[str, bool], name: str, value: str | None, rest: list[str]) -> None:

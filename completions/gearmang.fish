@@ -1,0 +1,148 @@
+# Completions of gearmang's tools for fish: written by completions/generate, do not edit.
+
+# Ask the tool for names: a candidate, a tab, what it is.
+function __gearmang_ask
+    set -l words (commandline -opc)
+    set -l tool (string replace -r '.*/' '' -- $words[1])
+    env GM_COMPLETE="$argv[1] "(commandline -ct | string replace -r '^--?[^=]*=' '' | string unescape) \
+        $tool $words[2..-1] 2>/dev/null </dev/null
+end
+
+# How many operands stand before the cursor; the arguments are the options that take a value.
+function __gearmang_operands
+    set -l count 0
+    set -l skip 0
+    set -l dashes 0
+    for word in (commandline -opc)[2..-1]
+        if test $skip = 1
+            set skip 0
+        else if test $dashes = 0; and test "x$word" = x--
+            set dashes 1
+        else if test $dashes = 0 && string match -q -- '-?*' "$word"
+            contains -- "$word" $argv && set skip 1
+        else
+            set count (math $count + 1)
+        end
+    end
+    echo $count
+end
+
+# The command behind gm-work's function, as a command line of its own.
+function __gearmang_command
+    set -l words (commandline -opc) (commandline -ct)
+    set -l count $argv[1]
+    complete -C (string join ' ' -- (string escape -- $words[(math (count $words) - $count)..-1]))
+end
+
+complete -c gm-collect -f
+complete -c gm-collect -l until-empty -d 'exit when there is nothing to be had now'
+complete -c gm-collect -l quarantine -r -F -d 'the quarantine file'
+complete -c gm-collect -s s -l server -x -d 'the servers'
+complete -c gm-collect -s q -l quiet -d 'print no records'
+complete -c gm-collect -s h -l help -d 'show this'
+complete -c gm-collect -l version -d 'show the version'
+complete -c gm-collect -n 'test (__gearmang_operands --quarantine -s --server) -eq 0' -a '(__gearmang_ask FUNCTION)'
+
+complete -c gm-dead -f
+complete -c gm-dead -s f -l function -x -a '(__gearmang_ask GLOB)' -d 'of functions that match'
+complete -c gm-dead -s r -l reason -x -a 'error timeout crash lost hung rejected collected' -d 'error, timeout, crash, lost, hung, rejected or collected'
+complete -c gm-dead -s m -l match -x -d 'whose error matches'
+complete -c gm-dead -s u -l unique -x -a '(__gearmang_ask KEY)' -d 'with this unique'
+complete -c gm-dead -l fingerprint -x -a '(__gearmang_ask HEX)' -d 'of one cause, as --group shows it'
+complete -c gm-dead -l since -x -d 'last failed then or later'
+complete -c gm-dead -l until -x -d 'last failed then or earlier'
+complete -c gm-dead -l after -x -a '(__gearmang_ask ID)' -d 'with an id above this'
+complete -c gm-dead -s n -l limit -x -d 'no more than N'
+complete -c gm-dead -l delayed -d 'retries waiting for their time, instead'
+complete -c gm-dead -l data -d 'the payload of the one ID, byte for byte'
+complete -c gm-dead -l json -d 'print JSON lines, also on a terminal'
+complete -c gm-dead -l table -d 'print a table, also into a pipe'
+complete -c gm-dead -l quarantine -r -F -d 'the quarantine file'
+complete -c gm-dead -s h -l help -d 'show this'
+complete -c gm-dead -l version -d 'show the version'
+complete -c gm-dead -n 'test (__gearmang_operands -f --function -r --reason -m --match -u --unique --fingerprint --since --until --after -n --limit --quarantine) -ge 0' -a '(__gearmang_ask ID)'
+
+complete -c gm-drop -f
+complete -c gm-drop -l strict -d 'stop at the first bad line'
+complete -c gm-drop -l quarantine -r -F -d 'the quarantine file'
+complete -c gm-drop -s q -l quiet -d 'print no records'
+complete -c gm-drop -s h -l help -d 'show this'
+complete -c gm-drop -l version -d 'show the version'
+complete -c gm-drop -n 'test (__gearmang_operands --quarantine) -ge 0' -a '(__gearmang_ask ID)'
+
+complete -c gm-reap -f
+complete -c gm-reap -l older-than -x -d 'workers older than this'
+complete -c gm-reap -l job-older-than -x -d 'jobs that run longer than this'
+complete -c gm-reap -l kill -d 'end them, group and all; a job counts as one failed attempt'
+complete -c gm-reap -l release -d 'end them; a job does not count'
+complete -c gm-reap -l grace -x -d 'from TERM to KILL'
+complete -c gm-reap -l quarantine -r -F -d 'the quarantine file'
+complete -c gm-reap -l json -d 'print JSON lines, also on a terminal'
+complete -c gm-reap -l table -d 'print a table, also into a pipe'
+complete -c gm-reap -s h -l help -d 'show this'
+complete -c gm-reap -l version -d 'show the version'
+
+complete -c gm-requeue -f
+complete -c gm-requeue -l edit -d 'take function, priority, data from the record'
+complete -c gm-requeue -l plain -d 'no envelope, for workers that are not gm-work'
+complete -c gm-requeue -l strict -d 'stop at the first bad line'
+complete -c gm-requeue -l quarantine -r -F -d 'the quarantine file'
+complete -c gm-requeue -s s -l server -x -d 'the servers'
+complete -c gm-requeue -s q -l quiet -d 'print no records'
+complete -c gm-requeue -s h -l help -d 'show this'
+complete -c gm-requeue -l version -d 'show the version'
+complete -c gm-requeue -n 'test (__gearmang_operands --quarantine -s --server) -ge 0' -a '(__gearmang_ask ID)'
+
+complete -c gm-server -f
+complete -c gm-server -l store -r -F -d 'the store (/var/lib/gearmang/gearmand.db where that folder is ours to write, else ~/.local/state/gearmang/gearmand.db)'
+complete -c gm-server -l listen -x -d 'the address to listen on'
+complete -c gm-server -l port -x -d 'the port to listen on'
+complete -c gm-server -s h -l help -d 'show this'
+complete -c gm-server -l version -d 'show the version'
+
+complete -c gm-status -f
+complete -c gm-status -l by-server -d 'a record per function and server'
+complete -c gm-status -l workers -d 'a record per worker, of gearmand and of the file'
+complete -c gm-status -l prometheus -d 'print text for the textfile collector of node_exporter'
+complete -c gm-status -l json -d 'print JSON lines, also on a terminal'
+complete -c gm-status -l table -d 'print a table, also into a pipe'
+complete -c gm-status -l quarantine -r -F -d 'the quarantine file'
+complete -c gm-status -s s -l server -x -d 'the servers'
+complete -c gm-status -s h -l help -d 'show this'
+complete -c gm-status -l version -d 'show the version'
+
+complete -c gm-submit -f
+complete -c gm-submit -s 0 -l null -d 'payloads end in NUL'
+complete -c gm-submit -s u -l unique -x -d 'unique of the only job'
+complete -c gm-submit -l unique-data -d 'uniques are digests of the payload'
+complete -c gm-submit -l priority -x -a 'high normal low' -d 'high, normal or low'
+complete -c gm-submit -l wait -d 'run in the foreground, print each result as it finishes; 1 if any failed'
+complete -c gm-submit -l strict -d 'stop at the first bad line'
+complete -c gm-submit -s s -l server -x -d 'the servers'
+complete -c gm-submit -s q -l quiet -d 'print no records'
+complete -c gm-submit -s h -l help -d 'show this'
+complete -c gm-submit -l version -d 'show the version'
+complete -c gm-submit -n 'test (__gearmang_operands -u --unique --priority -s --server) -eq 0' -a '(__gearmang_ask FUNCTION)'
+complete -c gm-submit -n 'test (__gearmang_operands -u --unique --priority -s --server) -ge 1' -F
+
+complete -c gm-work -f
+complete -c gm-work -s j -l jobs -x -d 'workers'
+complete -c gm-work -s t -l timeout -x -d 'limit for one job'
+complete -c gm-work -l until-empty -d 'exit when there is nothing to be had now; delayed retries are left to whoever works next'
+complete -c gm-work -l max-age -x -d 'replace workers this old, jittered'
+complete -c gm-work -l max-jobs -x -d 'or after N jobs'
+complete -c gm-work -l grace -x -d 'from TERM to KILL'
+complete -c gm-work -l tries -x -d 'attempts before quarantine'
+complete -c gm-work -l delay -x -d 'before attempt 2, then doubling'
+complete -c gm-work -l max-delay -x -d ''
+complete -c gm-work -l exit -x -d 'such as 3=dead,4=drop,0=dead'
+complete -c gm-work -l brake -x -d 'pause after failures of N different jobs in a row'
+complete -c gm-work -l foreground -d 'all jobs of this function are waited for'
+complete -c gm-work -l via -x -a '(__gearmang_ask FUNCTION)' -d 'quarantine through a gm-collect elsewhere'
+complete -c gm-work -l quarantine -r -F -d 'the quarantine file'
+complete -c gm-work -s s -l server -x -d 'the servers'
+complete -c gm-work -s q -l quiet -d 'print no events'
+complete -c gm-work -s h -l help -d 'show this'
+complete -c gm-work -l version -d 'show the version'
+complete -c gm-work -n 'test (__gearmang_operands -j --jobs -t --timeout --max-age --max-jobs --grace --tries --delay --max-delay --exit --brake --via --quarantine -s --server) -eq 0' -a '(__gearmang_ask FUNCTION)'
+complete -c gm-work -n 'test (__gearmang_operands -j --jobs -t --timeout --max-age --max-jobs --grace --tries --delay --max-delay --exit --brake --via --quarantine -s --server) -ge 1' -a '(__gearmang_command (math (__gearmang_operands -j --jobs -t --timeout --max-age --max-jobs --grace --tries --delay --max-delay --exit --brake --via --quarantine -s --server) - 1))'
