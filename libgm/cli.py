@@ -10,6 +10,8 @@ from .errors import INTERRUPTED, NO, OK, USAGE, Error, Usage
 from .lines import Output, ReaderGone, safe
 
 PROG = os.path.basename(sys.argv[0])
+UNKNOWN = 3   # of a Nagios plugin
+EXTRAS = {"nagiosplugin": "[check]", "ddsketch": "[tally]", "zmq": "[blueox]", "msgpack": "[blueox]"}
 FEW = 16   # operands that docopt is shown; its time grows with their square, and the last name takes the rest
 
 
@@ -21,33 +23,62 @@ def warn(text: str) -> None:
         pass
 
 
-def run(main, doc: str, command: bool = False) -> None:
+def run(main, doc: str, command: bool = False, plugin: str | None = None) -> None:
     """Parse sys.argv by doc, call main(args), exit with what it returns (None is 0).
 
     command: the first operand ends the options, and what follows it belongs to COMMAND (gm-work).
+    plugin: the name of a Nagios plugin, for which every failure is UNKNOWN, said on standard output.
     """
-    status = NO
+    def fail(text: str, status: int) -> int:
+        if plugin:
+            return unknown(plugin, text)
+        warn(text)
+        return status
+    status = UNKNOWN if plugin else NO
     try:
         occupy()
         status = invoke(main, doc, command)
     except Usage as error:
-        warn(f"{error}: see {PROG} --help")
-        status = USAGE
+        status = fail(f"{error}: see {PROG} --help", USAGE)
     except ReaderGone:
-        status = OK   # a lister has nothing more to say; tools that change things see to it themselves
+        status = UNKNOWN if plugin else OK   # a lister has nothing more to say; those that change things see to it
     except Error as error:
-        warn(str(error))
-        status = error.status
+        status = fail(str(error), error.status)
     except KeyboardInterrupt:
-        status = INTERRUPTED
+        status = UNKNOWN if plugin else INTERRUPTED
     except ImportError as error:
-        warn(f"cannot import {error.name or error}: pip install gearmang, "
-             "or in a checkout: make venv && . .venv/bin/activate")
+        status = fail(f"cannot import {error.name or error}: pip install gearmang{EXTRAS.get(error.name or '', '')}, "
+                      "or in a checkout: make venv && . .venv/bin/activate", NO)
     except Exception as error:
         if os.environ.get("GM_DEBUG"):
             raise
-        warn(f"{type(error).__name__}: {error}: run again with GM_DEBUG=1 for more")
+        status = fail(f"{type(error).__name__}: {error}: run again with GM_DEBUG=1 for more", NO)
     os._exit(status) if sys.stdout is None else sys.exit(status)
+
+
+def unknown(plugin: str, text: str) -> int:
+    """Say on standard output that a plugin cannot tell: the status to exit with."""
+    try:
+        os.write(1, f"{plugin} UNKNOWN - {plain(text)}\n".encode("utf-8", "replace"))
+    except OSError:
+        pass
+    return UNKNOWN
+
+
+def plain(text: str) -> str:
+    """text safe within a plugin's line, where | begins the performance data."""
+    return safe(text).replace("|", "\\x7c")
+
+
+def give_up_after(seconds: float, plugin: str) -> None:
+    """End this process as UNKNOWN after that time, whatever it hangs in."""
+    import threading
+
+    def end():
+        os._exit(unknown(plugin, f"not done in {seconds:g} s"))
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
 
 
 def occupy() -> None:

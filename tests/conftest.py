@@ -64,6 +64,17 @@ def find_gearmand() -> str:
     return path
 
 
+def unprivileged(*command) -> list[str]:
+    """command as it runs for somebody who is not root: for root as nobody, who may still read and write all files.
+
+    So it works also in a root's checkout and temporary folder.
+    """
+    if os.geteuid():
+        return [str(word) for word in command]
+    return ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--inh-caps=+dac_override",
+            "--ambient-caps=+dac_override", "--", *map(str, command)]
+
+
 def environment(home: Path) -> dict[str, str]:
     """The environment of a tool: the checkout's bin first, then the python3 that runs these tests."""
     kept = {name: value for name, value in os.environ.items()
