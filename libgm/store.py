@@ -143,7 +143,7 @@ class Store:
             with open(self.path, "rb"):   # tells "no such file" from "permission denied", which SQLite does not
                 pass
         except OSError as error:
-            raise Unavailable(f"{path}: {_open_failure(error)}") from None
+            raise Unavailable(f"{path}: {_open_failure(self.path, error)}") from None
         kind = network_type(self.path)
         if kind:
             raise Unavailable(f"{path}: on a network file system ({kind}), where locks do not hold: use a local disk")
@@ -314,7 +314,10 @@ class Transaction:
             pass   # it had rolled back by itself (a full disk)
 
 
-def _open_failure(error: OSError) -> str:
+def _open_failure(path: str, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
+        folder = os.path.dirname(path)
+        if not os.path.isdir(folder):
+            return f"no such file: there is no folder {folder}"
         return "no such file: nothing was quarantined yet, or $GM_QUARANTINE is not set"
     return f"cannot open: {(error.strerror or str(error)).lower()}"

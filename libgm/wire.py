@@ -135,6 +135,7 @@ class Connection(library.GearmanConnection):
         self._needs = HEADER.size    # bytes before the next look at _incoming can tell anything new
         self._spooling = None        # (type, arguments, file, bytes left) of a payload that goes into a file
         self.textual = False         # admin replies are lines
+        self._heard = False          # whether the peer has said anything
 
     # ---- connecting
 
@@ -272,7 +273,9 @@ class Connection(library.GearmanConnection):
             if not chunk:
                 if got:
                     break   # the next read tells
-                self.lose("connection lost: the server closed it")
+                self.lose("connection lost: the server closed it" +
+                          ("" if self._heard and not self.textual else ": is it a gearmand?"))
+            self._heard = True
             got += len(chunk)
             self._take(chunk)
             if len(chunk) < bytes_to_read and not self.server.tls:
