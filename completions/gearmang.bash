@@ -81,6 +81,10 @@ _gearmang() {
 # The options of a tool and what completes their values and its operands.
 _gearmang_table() {
     case $1 in
+        gm-check)
+            flags='-h --help --version'
+            valued=' -w:none; --warning:none; -c:none; --critical:none; -f:ask GLOB; --function:ask GLOB; --exclude:ask GLOB; --window:none; -t:none; --timeout:none; --quarantine:files; -s:none; --server:none;'
+            operands='list ' ;;
         gm-collect)
             flags='--until-empty -q --quiet -h --help --version'
             valued=' --quarantine:files; -s:none; --server:none;'
@@ -126,4 +130,4 @@ _gearmang_table() {
     esac
 }
 
-complete -o nospace -F _gearmang gm-collect gm-dead gm-drop gm-reap gm-requeue gm-server gm-status gm-submit gm-work
+complete -o nospace -F _gearmang gm-check gm-collect gm-dead gm-drop gm-reap gm-requeue gm-server gm-status gm-submit gm-work

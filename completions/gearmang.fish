@@ -34,6 +34,19 @@ function __gearmang_command
     complete -C (string join ' ' -- (string escape -- $words[(math (count $words) - $count)..-1]))
 end
 
+complete -c gm-check -f
+complete -c gm-check -s w -l warning -x -d '10, 10:, ~:10, 10:20 or @10:20; \'\' for none'
+complete -c gm-check -s c -l critical -x -d 'the same'
+complete -c gm-check -s f -l function -x -a '(__gearmang_ask GLOB)' -d 'these functions only'
+complete -c gm-check -l exclude -x -a '(__gearmang_ask GLOB)' -d 'but not these'
+complete -c gm-check -l window -x -d '(dead) only jobs that died within it'
+complete -c gm-check -s t -l timeout -x -d 'UNKNOWN after it'
+complete -c gm-check -l quarantine -r -F -d 'the quarantine file'
+complete -c gm-check -s s -l server -x -d 'the servers'
+complete -c gm-check -s h -l help -d 'show this'
+complete -c gm-check -l version -d 'show the version'
+complete -c gm-check -n 'test (__gearmang_operands -w --warning -c --critical -f --function --exclude --window -t --timeout --quarantine -s --server) -eq 0' -a ''
+
 complete -c gm-collect -f
 complete -c gm-collect -l until-empty -d 'exit when there is nothing to be had now'
 complete -c gm-collect -l quarantine -r -F -d 'the quarantine file'
