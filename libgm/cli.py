@@ -264,3 +264,9 @@ class Stopping:
 def stopping() -> Stopping:
     """For a tool that stops in order: its signals, which no longer end it."""
     return Stopping()
+
+
+def ignore_first_interrupt() -> None:
+    """For a filter in a pipe that a terminal's Ctrl-C reaches as a whole: it ends with its input, or on the second SIGINT."""
+    import signal
+    signal.signal(signal.SIGINT, lambda *_: signal.signal(signal.SIGINT, signal.default_int_handler))

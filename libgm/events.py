@@ -1,0 +1,146 @@
+"""gm-work's events on their way through a filter: printed on, and delivered elsewhere by a thread that never holds them up."""
+
+from __future__ import annotations
+
+import collections
+import threading
+import time
+
+from . import job
+from .lines import Input, Output, ReaderGone, records
+
+KEPT = 10000    # messages that wait for a receiver that is away
+LINGER = 2.0    # seconds at the end for what is still under way
+PAUSE = (0.1, 5.0)   # seconds between attempts, the first and the longest
+
+
+def through(output: Output, report, waiting=lambda: None):
+    """Each event of standard input, a dict, its line written to output before; waiting() before the input blocks.
+
+    Lines that are no JSON object are printed on too, and go to report(BadRecord).
+    """
+    def pause():
+        output.flush()
+        waiting()
+
+    def copied():
+        for number, line in Input(waiting=pause):
+            output.write(line + b"\n")
+            yield number, line
+    for _, record in records(copied(), report):
+        yield record
+
+
+def text(event: dict, name: str) -> str:
+    """A field that may be bytes, or absent, as text."""
+    try:
+        value = job.get(event, name)
+    except job.BadRecord:
+        value = event.get(name)
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else "" if value is None else str(value)
+
+
+class Delivery:
+    """Messages to a receiver, in order, by a thread of their own: put() never waits.
+
+    transport: send(message) raises OSError where the receiver is away; unconfirmed() tells how many of the last messages
+    sent are not known to have arrived (or raises OSError), and close() gives up the connection, after which those are sent
+    again. What finds no room beside `kept` waiting messages is not delivered.
+    """
+
+    def __init__(self, transport, say, kept: int = KEPT):
+        self.transport, self.say, self.kept = transport, say, kept
+        self.queue: collections.deque = collections.deque()    # not sent
+        self.flying: collections.deque = collections.deque()   # sent, not known to have arrived
+        self.count = self.crowded_out = 0
+        self.trouble: str | None = None     # of the outage that has been told
+        self.ending = threading.Event()
+        self.wake = threading.Event()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def put(self, message) -> None:
+        self.count += 1
+        if len(self.queue) >= self.kept:
+            self.crowded_out += 1
+            return
+        self.queue.append(message)
+        self.wake.set()
+
+    def run(self) -> None:
+        pause = PAUSE[0]
+        while True:
+            try:
+                self.send()
+                pause = PAUSE[0]
+                if self.ending.is_set() and not self.queue and not self.flying:
+                    self.transport.close()
+                    return
+            except OSError as error:
+                self.failed(error)
+                if self.ending.is_set():
+                    return
+                self.ending.wait(pause)
+                pause = min(PAUSE[1], pause * 2)
+
+    def send(self) -> None:
+        """Send what waits; then wait a moment for more, or for news of what is under way. Raises OSError."""
+        while self.queue:
+            self.transport.send(self.queue[0])
+            self.flying.append(self.queue.popleft())
+            self.confirm()
+            self.trouble = None
+        self.wake.wait(0.02 if self.flying else None)
+        self.wake.clear()
+        self.confirm()
+
+    def confirm(self) -> None:
+        left = self.transport.unconfirmed() if self.flying else 0
+        while len(self.flying) > left:
+            self.flying.popleft()
+
+    def failed(self, error: OSError) -> None:
+        self.transport.close()
+        self.queue.extendleft(reversed(self.flying))
+        self.flying.clear()
+        if self.trouble is None and not self.ending.is_set():
+            self.say(f"{self.transport}: cannot deliver: {reason(error)}: keeping the next {self.kept} events")
+        self.trouble = reason(error)
+
+    def close(self) -> int:
+        """Deliver what is left, for at most LINGER seconds; how many were not delivered, having said so."""
+        self.ending.set()
+        self.wake.set()
+        until = time.monotonic() + LINGER
+        while self.thread.is_alive() and time.monotonic() < until:
+            self.thread.join(0.02)
+            self.wake.set()
+        lost = self.crowded_out + len(self.queue) + len(self.flying)
+        if lost:
+            self.say(f"{self.transport}: {lost} of {self.count} events not delivered: {self.trouble or 'no answer'}")
+        return lost
+
+
+def reason(error: OSError) -> str:
+    return (error.strerror or str(error) or type(error).__name__).lower()
+
+
+def run(delivery: Delivery, message, report) -> bool:
+    """Pass standard input through and deliver message(event) of each event, None for nothing; whether all went well."""
+    bad = []
+
+    def note(error):
+        report(str(error))
+        bad.append(1)
+    output = Output()
+    try:
+        for event in through(output, note):
+            made = message(event)
+            if made is not None:
+                delivery.put(made)
+        output.close()
+    except ReaderGone as error:
+        note(f"{error}: stopping after {delivery.count} events")
+    finally:
+        lost = delivery.close()
+    return not lost and not bad
