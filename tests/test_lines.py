@@ -129,10 +129,11 @@ def test_byte_order_mark_is_passed_over():
 
 anything = st.recursive(st.none() | st.booleans() | st.integers(-2 ** 53, 2 ** 53) | st.text() |
                         st.floats(allow_nan=False, allow_infinity=False),
-                        lambda children: st.lists(children) | st.dictionaries(st.text(), children))
+                        lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(), children, max_size=3),
+                        max_leaves=8)
 
 
-@given(st.lists(st.dictionaries(st.text(), anything)))
+@given(st.lists(st.dictionaries(st.text(), anything, max_size=4), max_size=4))
 def test_records_are_a_round_trip(wanted):
     data = written(lambda output: [output.emit(record) for record in wanted])
     assert data.count(b"\n") == len(wanted)
