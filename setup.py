@@ -5,6 +5,7 @@ from glob import glob
 from pathlib import Path
 
 from setuptools import setup
+from distutils.command.install_data import install_data   # setuptools brings its own distutils
 
 here = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (here / "libgm/__init__.py").read_text()).group(1)
@@ -21,6 +22,22 @@ places = {
     "share/zsh/site-functions": "completions/_*",
     "share/fish/vendor_completions.d": "completions/*.fish",
 }
+
+by_name = {   # bash and fish load a file that is named like the tool
+    "share/bash-completion/completions/{}": '. "${BASH_SOURCE[0]%/*}/gearmang.bash"\n',
+    "share/fish/vendor_completions.d/{}.fish": "source (status dirname)/gearmang.fish\n",
+}
+
+
+class Data(install_data):
+    def run(self):
+        super().run()
+        for tool in glob("bin/gm-*"):
+            for place, text in by_name.items():
+                path = Path(self.install_dir, place.format(Path(tool).name))
+                path.write_text(text)
+                self.outfiles.append(str(path))
+
 
 setup(
     name="gearmang",
@@ -43,5 +60,6 @@ setup(
         "test": ["pytest>=7", "pytest-xdist>=3", "pytest-timeout>=2", "hypothesis>=6", "prometheus-client>=0.20",
                  "numpy>=1.24"] + check + blueox + tally + demo,
     },
+    cmdclass={"install_data": Data},
     zip_safe=False,
 )

@@ -1,5 +1,9 @@
 # Completions of gearmang's tools for fish: written by completions/generate, do not edit.
 
+# Each tool's file in the folder of fish is this one.
+set -q __gearmang_completions; and exit
+set -g __gearmang_completions 1
+
 # Ask the tool for names: a candidate, a tab, what it is.
 function __gearmang_ask
     set -l words (commandline -opc)

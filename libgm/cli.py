@@ -107,7 +107,10 @@ def invoke(main, doc: str, command: bool) -> int:
 
 def arguments(doc: str, found: dict, operands: list[str], dashes: bool, command: bool) -> dict:
     """What docopt makes of options and operands in order. Raises Usage."""
-    import docopt
+    import warnings
+    with warnings.catch_warnings():   # Python 3.12 and later have one about its source
+        warnings.simplefilter("ignore")
+        import docopt
     usage = doc.partition("Usage:")[2].partition("\n\n")[0]
     ordered = [name if value is None else f"{name}={value}" for name, value in found.items()]
     operands, more = (operands[:FEW], operands[FEW:]) if "..." in usage else (operands, [])

@@ -7,12 +7,13 @@ import select
 import signal
 import time
 
+from .spawn import DUP2, spawn
+
 MAX_OUTPUT = 64 << 20       # bytes of a result; more fails the job (DESIGN, rule 10)
 STDERR_BYTES = 10_000       # of the end of stderr that is kept,
 STDERR_LINES = 50           # and lines of it
 MAX_EXTRA = 256 << 10       # bytes read from fd 3
 CHUNK = 1 << 16
-NORMAL_SIGNALS = [signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD]
 
 
 class Outcome:
@@ -52,12 +53,6 @@ def signal_name(number: int) -> str:
 def tail(data: bytes) -> bytes:
     """The last lines of stderr that a record keeps."""
     return b"\n".join(data[-STDERR_BYTES:].rstrip(b"\n").split(b"\n")[-STDERR_LINES:])
-
-
-def spawn(argv: list[str], env: dict, actions: list) -> int:
-    """Start argv[0] (looked up in PATH) in its own process group with normal signals; its pid. Raises OSError."""
-    return os.posix_spawnp(argv[0], argv, env, file_actions=actions, setpgroup=0, setsigmask=[],
-                           setsigdef=NORMAL_SIGNALS)
 
 
 def end_group(pid: int, sig: int) -> None:
@@ -104,8 +99,7 @@ def run(argv: list[str], env: dict, data: bytes, timeout: float | None, grace: f
     ends = [os.pipe() for _ in range(3)]   # stdout, stderr, extras
     try:
         began = time.monotonic()
-        pid = spawn(argv, env, [(os.POSIX_SPAWN_DUP2, stdin, 0)] +
-                    [(os.POSIX_SPAWN_DUP2, end[1], fd) for fd, end in enumerate(ends, 1)])
+        pid = spawn(argv, env, [(DUP2, stdin, 0)] + [(DUP2, end[1], fd) for fd, end in enumerate(ends, 1)])
     except OSError:
         for fd in (feed, *(end[0] for end in ends)):
             os.close(fd)
