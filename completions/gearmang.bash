@@ -81,6 +81,9 @@ _gearmang() {
 # The options of a tool and what completes their values and its operands.
 _gearmang_table() {
     case $1 in
+        gm-blueox)
+            flags='-h --help --version'
+            operands='none' ;;
         gm-check)
             flags='-h --help --version'
             valued=' -w:none; --warning:none; -c:none; --critical:none; -f:ask GLOB; --function:ask GLOB; --exclude:ask GLOB; --window:none; -t:none; --timeout:none; --quarantine:files; -s:none; --server:none;'
@@ -120,6 +123,9 @@ _gearmang_table() {
             valued=' -u:none; --unique:none; --priority:list high normal low; -s:none; --server:none;'
             operands='ask FUNCTION;files'
             many=1 ;;
+        gm-syslog)
+            flags='--all --tcp -h --help --version'
+            operands='none' ;;
         gm-work)
             flags='--until-empty --foreground -q --quiet -h --help --version'
             valued=' -j:none; --jobs:none; -t:none; --timeout:none; --max-age:none; --max-jobs:none; --grace:none; --tries:none; --delay:none; --max-delay:none; --exit:none; --brake:none; --via:ask FUNCTION; --quarantine:files; -s:none; --server:none;'
@@ -130,4 +136,4 @@ _gearmang_table() {
     esac
 }
 
-complete -o nospace -F _gearmang gm-check gm-collect gm-dead gm-drop gm-reap gm-requeue gm-server gm-status gm-submit gm-work
+complete -o nospace -F _gearmang gm-blueox gm-check gm-collect gm-dead gm-drop gm-reap gm-requeue gm-server gm-status gm-submit gm-syslog gm-work

@@ -38,6 +38,10 @@ function __gearmang_command
     complete -C (string join ' ' -- (string escape -- $words[(math (count $words) - $count)..-1]))
 end
 
+complete -c gm-blueox -f
+complete -c gm-blueox -s h -l help -d 'show this'
+complete -c gm-blueox -l version -d 'show the version'
+
 complete -c gm-check -f
 complete -c gm-check -s w -l warning -x -d '10, 10:, ~:10, 10:20 or @10:20; \'\' for none'
 complete -c gm-check -s c -l critical -x -d 'the same'
@@ -141,6 +145,12 @@ complete -c gm-submit -s h -l help -d 'show this'
 complete -c gm-submit -l version -d 'show the version'
 complete -c gm-submit -n 'test (__gearmang_operands -u --unique --priority -s --server) -eq 0' -a '(__gearmang_ask FUNCTION)'
 complete -c gm-submit -n 'test (__gearmang_operands -u --unique --priority -s --server) -ge 1' -F
+
+complete -c gm-syslog -f
+complete -c gm-syslog -l all -d 'all events, those of jobs done too'
+complete -c gm-syslog -l tcp -d 'by TCP'
+complete -c gm-syslog -s h -l help -d 'show this'
+complete -c gm-syslog -l version -d 'show the version'
 
 complete -c gm-work -f
 complete -c gm-work -s j -l jobs -x -d 'workers'
