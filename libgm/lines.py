@@ -29,18 +29,23 @@ def safe(text: str) -> str:
 
 
 class Input:
-    """Lines of a descriptor: yields (number, line without its end); waiting() is called before it blocks."""
+    """Lines of a descriptor: yields (number, line without its end); waiting() is called before it blocks.
 
-    def __init__(self, fd: int = 0, null: bool = False, waiting=lambda: None):
-        self.fd, self.end, self.waiting = fd, b"\0" if null else b"\n", waiting
+    tick: seconds after which waiting() is called again while nothing comes.
+    """
+
+    def __init__(self, fd: int = 0, null: bool = False, waiting=lambda: None, tick: float | None = None):
+        self.fd, self.end, self.waiting, self.tick = fd, b"\0" if null else b"\n", waiting, tick
 
     def __iter__(self):
         poll = select.poll()
         poll.register(self.fd, select.POLLIN)
         number, parts = 0, []
         while True:
-            if not poll.poll(0):
+            while not poll.poll(0):
                 self.waiting()
+                if self.tick is None or poll.poll(self.tick * 1000):
+                    break
             try:
                 chunk = os.read(self.fd, CHUNK)
             except BlockingIOError:
