@@ -102,6 +102,10 @@ _gearmang_table() {
             valued=' --quarantine:files;'
             operands='ask ID'
             many=1 ;;
+        gm-python)
+            flags='-h --help --version'
+            valued=' --setup:none; --teardown:none;'
+            operands='none' ;;
         gm-reap)
             flags='--kill --release --json --table -h --help --version'
             valued=' --older-than:none; --job-older-than:none; --grace:none; --quarantine:files;' ;;
@@ -127,7 +131,7 @@ _gearmang_table() {
             flags='--all --tcp -h --help --version'
             operands='none' ;;
         gm-work)
-            flags='--until-empty --foreground -q --quiet -h --help --version'
+            flags='--pipe --until-empty --foreground -q --quiet -h --help --version'
             valued=' -j:none; --jobs:none; -t:none; --timeout:none; --max-age:none; --max-jobs:none; --grace:none; --tries:none; --delay:none; --max-delay:none; --exit:none; --brake:none; --via:ask FUNCTION; --quarantine:files; -s:none; --server:none;'
             operands='ask FUNCTION;command;none'
             many=1
@@ -136,4 +140,4 @@ _gearmang_table() {
     esac
 }
 
-complete -o nospace -F _gearmang gm-blueox gm-check gm-collect gm-dead gm-drop gm-reap gm-requeue gm-server gm-status gm-submit gm-syslog gm-work
+complete -o nospace -F _gearmang gm-blueox gm-check gm-collect gm-dead gm-drop gm-python gm-reap gm-requeue gm-server gm-status gm-submit gm-syslog gm-work

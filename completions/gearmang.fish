@@ -91,6 +91,12 @@ complete -c gm-drop -s h -l help -d 'show this'
 complete -c gm-drop -l version -d 'show the version'
 complete -c gm-drop -n 'test (__gearmang_operands --quarantine) -ge 0' -a '(__gearmang_ask ID)'
 
+complete -c gm-python -f
+complete -c gm-python -l setup -x -d 'call this of MODULE before the first job; what it returns, if not None, is the second argument of the others'
+complete -c gm-python -l teardown -x -d 'call this of MODULE after the last job'
+complete -c gm-python -s h -l help -d 'show this'
+complete -c gm-python -l version -d 'show the version'
+
 complete -c gm-reap -f
 complete -c gm-reap -l older-than -x -d 'workers older than this'
 complete -c gm-reap -l job-older-than -x -d 'jobs that run longer than this'
@@ -155,6 +161,7 @@ complete -c gm-syslog -l version -d 'show the version'
 complete -c gm-work -f
 complete -c gm-work -s j -l jobs -x -d 'workers'
 complete -c gm-work -s t -l timeout -x -d 'limit for one job'
+complete -c gm-work -l pipe -d 'start COMMAND once per worker, speak JSON lines with it'
 complete -c gm-work -l until-empty -d 'exit when there is nothing to be had now; delayed retries are left to whoever works next'
 complete -c gm-work -l max-age -x -d 'replace workers this old, jittered'
 complete -c gm-work -l max-jobs -x -d 'or after N jobs'
