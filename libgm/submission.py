@@ -15,7 +15,7 @@ BARE = job.Envelope()   # what goes in front of a payload that would be taken fo
 
 
 class Strict(Exception):
-    """--strict: a bad line ends it."""
+    """--strict: a bad line, or one that the server refuses, ends it."""
 
 
 class Submission:
@@ -24,7 +24,7 @@ class Submission:
     def __init__(self, args: dict):
         self.args, self.wait, self.status = args, args["--wait"], OK
         self.output = Output(quiet=args["--quiet"])
-        self.accepted, self.submitter = 0, None
+        self.accepted, self.submitter, self.refused = 0, None, False
         self.progress = Progress("jobs", quiet=args["--quiet"])
         self.servers = servers(args)
         self.made = os.urandom(8).hex().encode()   # begins the uniques that are made up; a count ends them
@@ -51,9 +51,9 @@ class Submission:
             try:
                 for where, line, made in self.jobs():
                     self.submit(where, line, made)
+                self.settle()
             except Strict:
-                pass
-            self.settle()
+                self.settle(last=True)
             self.output.close()
         except ReaderGone:
             self.finish_unread()
@@ -152,6 +152,7 @@ class Submission:
             raise Strict
 
     def submit(self, where: str, number: int, made: job.Job) -> None:
+        self.check_refused()
         if self.submitter is None:
             from . import submit, wire
             self.submitter = submit.Submitter(wire.parse_servers(self.servers), wait=self.wait,
@@ -160,11 +161,20 @@ class Submission:
         unique = made.unique + job.WAITED if self.wait else made.unique
         self.submitter.submit(made.function, unique, made.data, made.priority, (where, number, made))
 
-    def settle(self) -> None:
-        """Before a wait: everything sent is acknowledged, everything acknowledged is printed."""
+    def settle(self, last: bool = False) -> None:
+        """Before a wait, and as the last thing: everything sent is acknowledged, everything acknowledged is printed.
+
+        Raises Strict where the server has refused a job, unless this is the last.
+        """
         if self.submitter is not None:
             self.submitter.finish()
         self.output.flush()
+        if not last:
+            self.check_refused()
+
+    def check_refused(self) -> None:
+        if self.refused and self.args["--strict"]:
+            raise Strict
 
     def accepted_record(self, item: tuple, handle: bytes, server) -> dict:
         _, number, made = item
@@ -186,7 +196,7 @@ class Submission:
 
     def on_refuse(self, item: tuple, error: Error) -> None:
         warn(f"{item[0]}:{item[1]}: {error}")
-        self.status = NO
+        self.status, self.refused = NO, True
 
     def on_result(self, item: tuple, ok: bool, result: bytes, warning: bytes, seconds: float) -> None:
         record = item[2].data

@@ -8,6 +8,7 @@ import os
 import pty
 import select
 import signal
+import sqlite3
 import struct
 import subprocess
 import termios
@@ -260,13 +261,29 @@ def test_a_server_that_refuses_a_job_is_reported_by_line(gm, new_gearmand):
     server = new_gearmand("store.db")
     gm.env["GM_SERVERS"] = server.server
     gm(SUBMIT, "-q", "f", input=b"x\n")
-    import sqlite3
     with sqlite3.connect(server.store) as db:
         db.execute("DROP TABLE gearman_queue")
     db.close()
     result = gm(SUBMIT, "f", input=b"1\n2\n", status=1)
     assert [line.split(b": ")[1:4] for line in result.err.splitlines()] == [
         [b"stdin:%d" % number, b"the server refused it", b"QUEUE_ERROR"] for number in (1, 2)]
+
+
+def test_strict_ends_where_the_server_refuses_a_job(gm, new_gearmand):
+    """So that a program which keeps a gm-submit beside it, a record back for each line, does not wait for ever."""
+    server = new_gearmand("store.db")
+    gm.env["GM_SERVERS"] = server.server
+    process = gm.start(SUBMIT, "--strict", "f", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process.stdin.write(b"x\n")
+    process.stdin.flush()
+    assert b'"handle"' in process.stdout.readline()
+    with sqlite3.connect(server.store) as db:
+        db.execute("DROP TABLE gearman_queue")
+    db.close()
+    process.stdin.write(b"y\nz\n")
+    process.stdin.flush()
+    assert process.stdout.read() == b"" and process.wait(20) == 1
+    assert b"stdin:2: the server refused it" in process.err_path.read_bytes()
 
 
 def test_memory_does_not_grow_with_the_input(gm, memory_gearmand):
