@@ -15,7 +15,7 @@ from .policy import brake_size
 
 PAUSE_MAX = 60.0     # seconds between restarts of a worker that dies again and again
 AT_ONCE = 10.0       # seconds that a worker lives at least, or sees to a job, to have died of that and not at once
-LATE = 10.0          # seconds beyond the grace that a worker may take to end, before it is killed
+LATE = 5.0           # seconds beyond the grace that a worker may take to end, before it is killed
 RELEASER = -1        # the slot of the process that releases delayed retries
 PENDING = 1 << 20    # bytes of events that wait for their reader, before workers wait too
 ATOMIC = 4096        # bytes that a pipe which is ready takes without blocking: PIPE_BUF
@@ -169,7 +169,7 @@ class Fleet:
         if self.hups:
             self.hups = 0
             self.tell(signal.SIGHUP)
-        if self.is_late():
+        if self.children and self.is_late():
             self.kill_late()
 
     def is_late(self) -> bool:

@@ -164,8 +164,8 @@ class Worker(Manager, GearmanWorker):
         return news
 
     def next(self, wait: float | None, wake=()) -> Assigned | None:
-        """The next job; None after wait seconds (None: no limit), when a descriptor in wake is readable, or with
-        wait 0 when every server said that it has none."""
+        """The next job; None after wait seconds (None: no limit), when a descriptor in wake is readable or there are
+        problems() to tell, or with wait 0 when every server said that it has none."""
         until = None if wait is None else time.monotonic() + wait
         while True:
             if self.jobs:
@@ -190,7 +190,7 @@ class Worker(Manager, GearmanWorker):
             self._check_answers()
             if self.jobs:
                 continue
-            if woken or (wait and until is not None and time.monotonic() >= until):
+            if woken or self.news or (wait and until is not None and time.monotonic() >= until):
                 return None
 
     def ready(self) -> Assigned | None:

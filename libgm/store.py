@@ -271,7 +271,8 @@ class Store:
     def part(self) -> None:
         """leave() and close(), also where the file takes no writes: the next who sweeps takes the row out."""
         try:
-            self.leave()
+            with self.patience(1.0):
+                self.leave()
         except Unavailable:
             pass
         self.close()

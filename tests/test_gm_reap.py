@@ -1,0 +1,227 @@
+"""gm-reap: what overstays is found and ended, and nothing else is touched."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, strays, until
+
+
+def events(worker):
+    return [json.loads(line) for line in worker.out_path.read_bytes().split(b"\n")[:-1]]
+
+
+def submit(gm, *options):
+    gm("gm-submit", "-q", *options, "f", input=b"x\n")
+
+
+def start(gm, script, *options):
+    """A worker whose job runs script; its pid is in the file `begun` then."""
+    worker = gm.start("gm-work", *options, "f", "--", "sh", "-c", "echo $PPID >> begun; " + script)
+    until(lambda: (gm.home / "begun").exists() and (gm.home / "begun").read_text().endswith("\n"), what="the job has begun")
+    return worker, int((gm.home / "begun").read_text())
+
+
+def ended(pid):
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return stat.read().rpartition(b")")[2].split()[0] == b"Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_nothing_overstays(gm, gearmand):
+    assert b"no such file" in gm("gm-reap", status=111).err
+    gm("gm-work", "--until-empty", "f", "--", "cat")
+    result = gm("gm-reap", "--older-than=0", "--job-older-than=0", "--kill")
+    assert result.out == result.err == b""
+
+
+def test_misuse(gm):
+    assert b"only one" in gm("gm-reap", "--kill", "--release", status=2).err
+    assert b"not a duration" in gm("gm-reap", "--older-than=soon", status=2).err
+
+
+def test_a_job_that_overstays_is_shown_and_left_alone(gm, gearmand):
+    submit(gm, "--unique=long")
+    worker, pid = start(gm, "exec sleep 1000")
+    assert gm("gm-reap").records == gm("gm-reap", "--job-older-than=1h").records == []
+    record, = gm("gm-reap", "--job-older-than=0").records
+    assert (record["kind"], record["function"], record["unique"], record["attempts"]) == ("job", "f", "long", 1)
+    assert record["here"] is True and record["action"] is None and record["age"] >= 0 and record["handle"].startswith("H:")
+    assert b"job " in gm("gm-reap", "--job-older-than=0", "--table").out
+    assert gearmand.status()[b"f"][1] == 1 and not ended(pid) and events(worker) == []
+
+
+def test_a_killed_job_is_an_attempt_and_its_worker_goes_on(gm, gearmand):
+    submit(gm)
+    worker, pid = start(gm, "trap '' TERM; test $GM_ATTEMPT = 2 && exit; sleep 1000; sleep 1000", "--delay=0")
+    record, = gm("gm-reap", "--job-older-than=0", "--kill", "--grace=0.1").records
+    assert record["action"] == "killed"
+    until(lambda: len(events(worker)) == 2)
+    hung, done = events(worker)
+    assert (hung["event"], hung["reason"], hung["error"], hung["attempts"]) == ("retry", "hung", "hung: ended by gm-reap", 1)
+    assert (done["event"], done["attempts"], done["worker"]) == ("done", 2, pid)
+    assert gm("gm-reap", "--job-older-than=0").records == []
+
+
+def test_a_job_that_leaves_in_order_when_killed_is_hung_all_the_same(gm, gearmand):
+    submit(gm)
+    worker, _ = start(gm, "trap 'echo bye >&2; exit 3' TERM; while :; do sleep 0.02; done", "--tries=1")
+    gm("gm-reap", "--job-older-than=0", "--kill")
+    until(lambda: events(worker))
+    record, = gm("gm-dead").records
+    assert (record["reason"], record["exit"]) == ("hung", 3) and record["stderr"].endswith("bye")
+
+
+def test_a_released_job_is_no_attempt_and_ten_releases_are_the_limit(gm, gearmand):
+    submit(gm)
+    worker = gm.start("gm-work", "f", "--", "sh", "-c", "echo >> begun; exec sleep 1000")
+    for number in range(1, 11):
+        until(lambda: (gm.home / "begun").exists() and (gm.home / "begun").read_text().count("\n") == number)
+        record, = gm("gm-reap", "--job-older-than=0", "--release").records
+        assert (record["kind"], record["action"], record["attempts"]) == ("job", "released", 1)
+    until(lambda: len(events(worker)) == 11)
+    assert [event["event"] for event in events(worker)] == ["release"] * 10 + ["dead"]
+    assert gm("gm-dead").records[0]["error"].startswith("released 10 times")
+    assert gm("gm-reap", "--job-older-than=0").records == []
+
+
+def test_a_hung_worker_is_gone_with_its_job_which_is_retried_elsewhere_and_counted(gm, gearmand):
+    submit(gm)
+    hung, pid = start(gm, "kill -STOP $PPID; sleep 1000 & wait", "--max-age=1000")
+    until(lambda: gm("gm-reap", "--older-than=1s").records, what="it is old enough")
+    other = gm.start("gm-work", "f", "--", "cat")
+    until(lambda: gearmand.status()[b"f"][2] == 2)
+    record, = [record for record in gm("gm-reap", "--older-than=1s", "--kill", "--grace=0.2").records if record["pid"] == pid]
+    assert (record["kind"], record["action"]) == ("worker", "killed")
+    assert ended(pid)
+    commands = [Path(f"/proc/{stray}/cmdline").read_bytes().split(b"\0")[0] for stray in strays(gm.home)]
+    assert b"sleep" not in commands and b"sh" not in commands
+    until(lambda: any(event["event"] == "done" for event in events(other) + events(hung)), what="done by another worker")
+    lost, done = sorted(events(other) + events(hung), key=lambda event: event["attempts"])
+    assert (lost["event"], lost["reason"], lost["attempts"]) == ("retry", "hung", 1)
+    assert (done["event"], done["attempts"]) == ("done", 2) and done["worker"] != pid
+
+
+STUCK = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from libgm.store import Store
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+store = Store(os.environ["GM_QUARANTINE"], create=True)
+store.join("gm-work", b"f", "x:1")
+with store.transaction():
+    store.execute("UPDATE process SET started = started - 100")
+    while True:
+        os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_stopped_inside_a_write_is_killed_although_nobody_can_write(gm, gearmand):
+    gm("gm-work", "--until-empty", "f", "--", "cat")
+    with sqlite3.connect(gm.env["GM_QUARANTINE"]) as db:
+        db.execute("INSERT INTO process (id, tool, host, started) VALUES (1000, 'x', 'x', 0)")
+    stuck = gm.start(sys.executable, "-c", STUCK, ROOT)
+
+    def stopped():
+        with open(f"/proc/{stuck.pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] == "T"
+    until(stopped)
+    with sqlite3.connect(gm.env["GM_QUARANTINE"], timeout=0) as db, pytest.raises(sqlite3.OperationalError, match="locked"):
+        db.execute("BEGIN IMMEDIATE")
+    # what it is doing inside is not committed: it is as old as its process
+    record = until(lambda: gm("gm-reap", "--older-than=0", "--kill", "--grace=0.1", timeout=30).records)[0]
+    assert record["action"] == "killed" and stuck.wait(10) == -signal.SIGKILL
+    with sqlite3.connect(gm.env["GM_QUARANTINE"], timeout=0) as db:
+        db.execute("BEGIN IMMEDIATE")
+
+
+def test_what_a_dead_worker_left_is_found_and_ended(gm, gearmand):
+    submit(gm)
+    worker, pid = start(gm, "echo $$ > job; exec sleep 1000")
+    until(lambda: (gm.home / "job").exists() and (gm.home / "job").read_text())
+    worker.kill()    # the parent first: it would start another worker, and that would see to it
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: len(gm("gm-reap").records) == 2, what="start and orphan")
+    start_of, orphan = gm("gm-reap").records
+    assert (start_of["kind"], start_of["pid"], orphan["kind"]) == ("start", None, "orphan")
+    assert orphan["pid"] == int((gm.home / "job").read_text()) and orphan["worker"] == start_of["worker"]
+    assert [record["action"] for record in gm("gm-reap", "--kill", "--grace=0.1").records] == [None, "killed"]
+    assert ended(orphan["pid"])
+    assert [record["kind"] for record in gm("gm-reap").records] == ["start"]   # it counts until the job is seen again
+    event = gm("gm-work", "--until-empty", "f", "--", "cat").records[-1]
+    assert (event["event"], event["attempts"]) == ("done", 2)
+    assert gm("gm-reap").records == []
+
+
+def test_a_dead_worker_s_start_can_be_forgiven(gm, gearmand):
+    submit(gm)
+    worker, pid = start(gm, "sleep 1000")
+    worker.kill()
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: gm("gm-reap").records)
+    gm("gm-reap", "--release", "--grace=0.1")
+    event, = gm("gm-work", "--until-empty", "f", "--", "cat").records
+    assert (event["event"], event["attempts"]) == ("done", 1)
+
+
+def test_what_runs_for_another_file_of_the_same_name_is_not_touched(gm, gearmand):
+    """Two containers that each have their own file at the default path see each other's processes from the host."""
+    submit(gm)
+    worker, pid = start(gm, "sleep 1000")
+    worker.kill()
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: gm("gm-reap").records)
+    with sqlite3.connect(gm.env["GM_QUARANTINE"]) as db:
+        process, run = db.execute("SELECT process, run FROM start").fetchone()
+    innocent = gm.start("sleep", "1000", env={"GM_RUN": f"1-1.{process}.{run}"})
+    gm("gm-reap", "--kill", "--grace=0.1")
+    assert innocent.poll() is None
+
+
+def test_another_host_s_workers_are_shown_and_not_touched(gm, gearmand):
+    submit(gm)
+    worker, pid = start(gm, "exec sleep 1000")
+    with sqlite3.connect(gm.env["GM_QUARANTINE"]) as db:
+        db.execute("UPDATE process SET host = 'elsewhere', started = started - 100")
+    found = gm("gm-reap", "--older-than=50", "--job-older-than=0", "--kill").records
+    assert {record["kind"] for record in found} == {"worker", "job"}
+    assert all(record["host"] == "elsewhere" and not record["here"] and record["action"] is None for record in found)
+    assert not ended(pid) and events(worker) == []
+
+
+def not_ours(gm):
+    """(a pid that gm-reap may not signal, what to put before gm-reap for that)."""
+    if not os.getuid():
+        return gm.start("setpriv", "--reuid=65534", "--clear-groups", "sleep", "1000").pid, ("setpriv", "--bounding-set=-kill")
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            os.kill(int(name), 0)
+        except PermissionError:
+            return int(name), ()
+        except ProcessLookupError:
+            pass
+    return None, ()   # all that we see is ours
+
+
+def test_what_is_not_ours_to_end_is_said_and_exit_1(gm, gearmand):
+    submit(gm)
+    worker, pid = start(gm, "exec sleep 1000")
+    target, prefix = not_ours(gm)
+    if target is None:
+        return
+    fields = Path(f"/proc/{target}/stat").read_text().rpartition(")")[2].split()
+    with sqlite3.connect(gm.env["GM_QUARANTINE"]) as db:
+        db.execute("UPDATE process SET started = started - 100, pid = ?, pid_start = ? WHERE tool = 'gm-work'",
+                   (target, fields[19]))
+    result = gm(*prefix, "gm-reap", "--older-than=50", "--kill", "--grace=0.1", status=1)
+    assert b"cannot end process %d: not permitted" % target in result.err
+    assert Path(f"/proc/{target}").exists()
