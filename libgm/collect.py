@@ -56,7 +56,7 @@ def read(assigned) -> dict:
     """The row of whatever arrived: gearmang's own record, the original Gearmang's failure job, or anything."""
     if isinstance(assigned.data, Spool):
         return as_it_is(assigned, b"", "rejected", f"payload of {assigned.data.size} bytes: more than {LIMIT >> 20} MiB",
-                        payload_file=assigned.data.name)
+                        payload_file=assigned.data.path)
     payload = job.unwrap(assigned.data)[1]
     try:
         fields = json.loads(payload)
@@ -64,6 +64,8 @@ def read(assigned) -> dict:
             raise BadRecord("not a JSON object")
         if "task" in fields and "function" not in fields:
             return original(fields)
+        if fields.get("payload_file"):   # on another machine; on this one it could be anybody's
+            raise BadRecord("its payload is in a file elsewhere")
         return quarantine.from_record(fields)
     except (ValueError, RecursionError):
         why = "not JSON"
@@ -149,7 +151,8 @@ class Collector:
         self.collected += len(batch)
         if not self.output.quiet:
             for row in rows:
-                self.output.emit(quarantine.portable(row))
+                found = self.store.execute(f"SELECT {', '.join(quarantine.COLUMNS)} FROM job WHERE key = ?", (row["key"],))
+                self.output.emit(quarantine.record(found.fetchone() or [row.get(name) for name in quarantine.COLUMNS]))
             self.output.flush()
         return True
 

@@ -142,7 +142,7 @@ class Fate:
             self.answer(attempt, Outcome(), "drop", "rejected", error)
             return
         values = self.death(attempt, Outcome(), attempt.before, "rejected", error)
-        values["payload_file"] = attempt.spool.name
+        values["payload_file"] = attempt.spool.path
         self.persist(attempt.spool.keep)
         self.transact(True, (quarantine.set_aside, values), (starts.forget, attempt.identity))
         self.acknowledge(attempt, Outcome(), False)
@@ -238,6 +238,8 @@ class Fate:
         via = self.settings.via
         if via is not None:
             dead = dump(quarantine.portable(values))
+            if len(dead) > job.MAX_PAYLOAD:
+                dead = dump(quarantine.portable(values, coded=True))   # JSON's escapes may be six times the payload
             while not self.send(attempt, via, dead, "via", attempts, attempt.envelope.requeues):
                 if attempt.assigned.lost:
                     self.transact(False, (starts.end, attempt.run))

@@ -234,10 +234,13 @@ def user() -> str:
     return f"{behind}/{name}" if behind and behind != name else name
 
 
-def portable(values: dict) -> dict:
-    """The record of a row that is not in a file yet: what --via sends to a gm-collect."""
+def portable(values: dict, coded: bool = False) -> dict:
+    """The record of a row that is not in a file yet: what --via sends to a gm-collect. coded: its payload as base64."""
     found = record([values.get(name) for name in COLUMNS])
     del found["id"], found["revision"]
+    if coded and "data" in found:
+        from binascii import b2a_base64
+        found["data_b64"] = b2a_base64(found.pop("data").encode(), newline=False).decode()
     return found
 
 

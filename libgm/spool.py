@@ -21,8 +21,8 @@ class Spool:
     """
 
     def __init__(self, store: Store, length: int):
-        self.name = f"{os.path.basename(store.path)}-payload-{store.process}.{next(_numbers)}"
-        self.path, self.size, self.left = store.beside(self.name), length, length
+        self.path = f"{store.path}-payload-{store.process}.{next(_numbers)}"
+        self.size = self.left = length
         self.envelope, self.head, self.kept, self.fd = None, bytearray(), True, -1
         mode = os.stat(store.path).st_mode & 0o666
         self.fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
@@ -77,5 +77,5 @@ def sweep(store: Store) -> None:
     for name in os.listdir(folder):
         found = pattern.fullmatch(name)
         if found and not store.lives(int(found[1])) and not store.execute(
-                "SELECT 1 FROM job WHERE payload_file = ?", (name,)).fetchone():
+                "SELECT 1 FROM job WHERE payload_file LIKE '%/' || ?", (name,)).fetchone():   # the folder may have moved
             remove(store.beside(name))

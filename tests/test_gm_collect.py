@@ -91,12 +91,11 @@ def test_a_record_cannot_name_a_file_of_this_machine(gm, gearmand, tmp_path):
     """Whoever can submit a job could else have any file shown, and removed by gm-drop."""
     (tmp_path / "secret").write_text("secret")
     for name in ("secret", str(tmp_path / "secret"), "/etc/passwd"):
-        gm("gm-submit", "-q", "gearmang", input=json.dumps({"function": "f", "data": "x", "payload_file": name}).encode() + b"\n")
+        gm("gm-submit", "-q", "gearmang", input=json.dumps({"function": "f", "data": name, "payload_file": name}).encode() + b"\n")
     gm(*ONCE, "-q")
     records = gm("gm-dead").records
     assert len(records) == 3 and not any(record.get("payload_file") for record in records)
-    for record in records:
-        assert b"secret" not in gm("gm-dead", "--data", record["id"]).out.replace(b"/secret", b"").replace(b'"secret"', b"")
+    assert [json.loads(gm("gm-dead", "--data", record["id"]).out)["function"] for record in records] == ["f", "f", "f"]
 
 
 def test_the_same_failure_twice_is_one_row(gm, gearmand, elsewhere):
@@ -153,20 +152,18 @@ def test_jobs_of_two_servers_of_which_one_goes(gm, gearmand, new_gearmand, elsew
 
 
 @pytest.mark.slow
-def test_the_largest_payloads_come_through_and_a_larger_one_is_kept_in_a_file(gm, memory_gearmand, elsewhere, tmp_path):
-    elsewhere.env["GM_SERVERS"] = memory_gearmand.server
-    payloads = [os.urandom(1 << 20) * 60, b"\1" * (50 << 20)]   # which JSON would make six times as long
-    for payload in payloads:
-        gm("gm-submit", "-q", "f", "-", input=payload)
+def test_the_largest_payloads_come_through_and_a_larger_one_is_kept_in_a_file(gm, gearmand, elsewhere):
+    payload = b"\1" * (50 << 20)   # which JSON makes six times as long, and base64 too long for a worker
+    gm("gm-submit", "-q", "f", "-", input=payload)
     elsewhere("gm-work", "--until-empty", "--tries=1", "--via=gearmang", "-q", "f", "--", "false")
     gm("gm-submit", "-q", "gearmang", "-", input=b"x" * (130 << 20))
     gm(*ONCE, "-q")
-    shown = [gm("gm-dead", "--data", ident).out for ident in (1, 2, 3)]
-    assert sorted(map(len, shown)) == [50 << 20, 60 << 20, 130 << 20]
-    assert payloads[0] in shown and payloads[1] in shown
-    rejected, = gm("gm-dead", "-r", "rejected").records
-    assert rejected["error"] == "payload of 136314880 bytes: more than 128 MiB"
-    assert (tmp_path / rejected["payload_file"]).stat().st_size == 130 << 20
+    with sqlite3.connect(gm.env["GM_QUARANTINE"]) as db:
+        found = {reason: (ident, error, path) for ident, reason, error, path in
+                 db.execute("SELECT id, reason, error, payload_file FROM job")}
+    assert gm("gm-dead", "--data", found["error"][0]).out == payload
+    assert found["rejected"][1] == "payload of 136314880 bytes: more than 128 MiB"
+    assert os.stat(found["rejected"][2]).st_size == 130 << 20
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
