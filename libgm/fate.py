@@ -275,12 +275,12 @@ class Fate:
         except ServerLost as error:
             warn(f"{attempt.handle}: {error}: it will be seen again")
 
-    def give_back(self, attempt: Attempt, why: str) -> None:
-        """The worker's own fault: the job goes back uncounted, and the worker pauses."""
+    def give_back(self, attempt: Attempt, why: str) -> float:
+        """The worker's own fault: the job goes back uncounted. The seconds to pause now."""
         self.transact(False, (starts.end, attempt.run))
         self.emit("release", attempt, attempt.before, Outcome(), None, why)
         attempt.assigned.worker.release()
-        self.control.wait(self.unfit.say(f"{why}: pausing"))
+        return self.unfit.say(f"{why}: pausing")
 
     def emit(self, event: str, attempt: Attempt, attempts: int, outcome: Outcome, reason, error, delay=None) -> None:
         """An event to the parent, which prints it; a failure also as a line on stderr."""

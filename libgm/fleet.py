@@ -135,7 +135,10 @@ class Fleet:
             return run_releaser(self.settings, self.life[0])
         at = slot * self.brake_size
         brake = memoryview(self.brakes)[at:at + self.brake_size]
-        from .work import WorkerProcess
+        if self.settings.pipe:
+            from .prefetch import PipeWorker as WorkerProcess
+        else:
+            from .work import WorkerProcess
         return WorkerProcess(self.settings, writing, self.life[0], brake).main()
 
     def step(self) -> None:

@@ -49,7 +49,7 @@ def get(record: dict, name: str) -> bytes | None:
             raise ValueError
         return found
     except UnicodeEncodeError:
-        raise BadRecord(f"{name} holds a lone surrogate") from None
+        raise BadRecord(f"{name} holds a lone surrogate" if coded is None else f"{name}_b64 is not base64") from None
     except (Base64Error, ValueError):
         raise BadRecord(f"{name}_b64 is not base64") from None
 

@@ -74,6 +74,11 @@ class Brake:
     def __init__(self, limit: int, state: memoryview):
         self.limit, self.state = limit, state.cast("B").cast("Q")
 
+    @property
+    def row(self) -> int:
+        """How many different jobs have failed in a row."""
+        return self.state[0]
+
     def done(self) -> None:
         self.state[0] = self.state[1] = 0
 

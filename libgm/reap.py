@@ -119,9 +119,10 @@ def overstaying(store: Store, older: float | None, job_older: float | None) -> l
         living = store.lives(ident)
         host, namespace = owners[ident][1:3] if ident in owners else (None, None)
         for _, run, function, unique, handle, began, attempts in began_here:
-            if living and (job_older is None or now - began <= job_older):
+            began = starts.since(store, ident, run, began)
+            if began is None or (living and (job_older is None or now - began <= job_older)):
                 continue
-            targets = under_way.get((ident, run), [])
+            targets = under_way.get((ident, run)) or under_way.get((ident, starts.PIPE), [])
             ours = (host, namespace) == here
             entry = described("job" if living else "start", ident, host, None, function, began, now, ours)
             job.put(entry, "unique", raw(unique))

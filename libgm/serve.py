@@ -150,6 +150,10 @@ class Worker(Manager, GearmanWorker):
         live = list(self.connection_to_handler_map.values())
         return bool(live) and not self.jobs and all(handler.state == ASLEEP for handler in live)
 
+    def asking(self) -> bool:
+        """Whether jobs are here that nobody has taken yet, or may be on their way."""
+        return bool(self.jobs) or any(handler.grabs for handler in self.connection_to_handler_map.values())
+
     def connect(self) -> None:
         """Try every server once. Raises ServerLost where none can be reached."""
         for connection in self.connection_list:

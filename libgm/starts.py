@@ -13,9 +13,11 @@ from __future__ import annotations
 import time
 
 from . import alive
+from .errors import Unavailable
 from .store import Store, text
 
 NOBODY = 0      # a process that never lives: it has the starts that a living worker gave back
+PIPE = 0        # for a run: the command of a worker in pipe mode, which is on any of them
 DYING = 0.25    # seconds: the kernel closes a dying worker's connection before or after it drops its lock
 
 
@@ -50,26 +52,28 @@ def past(store: Store, identity: bytes) -> Past | None:
     for process, run, mark in rows:
         if store.lives(process):
             continue
-        found.runs.add((process, run))
-        if in_hand(store, process, run):
+        found.runs |= {(process, run), (process, PIPE)}
+        if since(store, process, run, 0.0) is not None:
             kind = mark or "lost"
             setattr(found, kind, getattr(found, kind) + 1)
     return found if found.runs else None
 
 
-def in_hand(store: Store, process: int, run: int) -> bool:
-    """Whether a start is of the job that its process is on, or was when it died; else it was only made ready."""
+def since(store: Store, process: int, run: int, started: float) -> float | None:
+    """When a process began the job of a start that it wrote at `started` (epoch seconds); None where it has only made it
+    ready, being on another one, also when it died."""
     noted = None if process == NOBODY else alive.noted(store.path, process)
-    return noted is None or noted[0] == run
+    if noted is None:
+        return started
+    return noted[1] if noted[0] == run else None
 
 
 def suspects(store: Store, runs: range) -> list[int]:
-    """Those of this process's runs whose job has another start, with a dead owner."""
-    found = store.execute("SELECT mine.run, other.process FROM start mine JOIN start other "
+    """Those of this process's runs whose job has another start: past() tells what that means."""
+    found = store.execute("SELECT DISTINCT mine.run FROM start mine JOIN start other "
                           "ON other.identity = mine.identity AND other.process != mine.process "
-                          "WHERE mine.process = ? AND mine.run BETWEEN ? AND ?",
-                          (store.process, runs[0], runs[-1])).fetchall()
-    return [run for run, process in found if not store.lives(process)]
+                          "WHERE mine.process = ? AND mine.run BETWEEN ? AND ?", (store.process, runs[0], runs[-1]))
+    return [run for run, in found.fetchall()]
 
 
 def begin(store: Store, *attempts) -> None:
@@ -83,6 +87,17 @@ def begin(store: Store, *attempts) -> None:
         "VALUES (?,?,?,?,?,?,?,?,?)",
         [(process, attempt.run, attempt.identity, text(attempt.assigned.function), text(attempt.unique), attempt.handle,
           attempt.server, attempt.before + 1, now) for attempt in attempts])
+
+
+def note(store: Store, run: int, alone: bool = False) -> None:
+    """Say which of its runs this process is on now, 0 for none; alone: on disk at once, as a killer might be.
+
+    Raises Unavailable.
+    """
+    try:
+        alive.note(store.path, store.process, run, time.time(), sync=alone)
+    except OSError as error:
+        raise Unavailable(f"{store.path}-alive: cannot write: {(error.strerror or str(error)).lower()}") from None
 
 
 def end(store: Store, *runs: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from . import job, quarantine
+from . import job, quarantine, starts
 from .store import Store, raw
 from .units import age, iso
 
@@ -118,11 +118,16 @@ def workers(servers: list, store: Store | None, report) -> list[dict]:
                 done.append({"source": "gearmand", "server": str(server), "ip": ip,
                              "client": client.decode("utf-8", "replace"),
                              "functions": [function.decode("utf-8", "replace") for function in can_do]})
-    for values in store.execute(
-            "SELECT p.id, p.tool, p.host, p.pid, p.started, p.function, p.paused_until, p.paused_why, "
-            "s.unique_, s.handle, s.server, s.attempts, s.started, s.mark FROM process p "
-            "LEFT JOIN start s ON s.process = p.id ORDER BY p.id").fetchall() if store else ():
-        ident, tool, host, pid, began, function, paused, why, unique, handle, server, attempts, since, mark = values
+    begun: dict = {}
+    for process, run, started, *start in store.execute(
+            "SELECT process, run, started, unique_, handle, server, attempts, mark FROM start").fetchall() if store else ():
+        since = starts.since(store, process, run, started)
+        if since is not None:   # in pipe mode others are ready
+            begun[process] = (since, *start)
+    for ident, tool, host, pid, began, function, paused, why in store.execute(
+            "SELECT id, tool, host, pid, started, function, paused_until, paused_why FROM process ORDER BY id").fetchall() \
+            if store else ():
+        since, unique, handle, server, attempts, mark = begun.get(ident, (None,) * 6)
         shown = {"source": "file", "worker": ident, "tool": tool, "host": host, "pid": pid,
                  "alive": store.lives(ident), "since": iso(began), "age": max(0, int(time.time() - began))}
         job.put(shown, "function", None if function is None else raw(function))

@@ -133,7 +133,7 @@ class WorkerProcess:
         try:
             outcome = self.run(attempt)
         except OSError as error:
-            fate.give_back(attempt, f"{self.settings.argv[0]}: cannot run: {(error.strerror or str(error)).lower()}")
+            self.control.wait(fate.give_back(attempt, self.cannot_run(error)))
             return
         finally:
             self.control.on_term = lambda: None
@@ -141,7 +141,14 @@ class WorkerProcess:
             fate.emit("release", attempt, attempt.before, outcome, None, "told to stop")
             raise Stopped
         fate.settle(attempt, outcome)
-        if (len(attempt.data) + len(outcome.stdout) > BIG or outcome.overflow) and resident() > MEMORY:
+        self.watch_memory(len(attempt.data) + len(outcome.stdout), outcome.overflow)
+
+    def cannot_run(self, error: OSError) -> str:
+        return f"{self.settings.argv[0]}: cannot run: {(error.strerror or str(error)).lower()}"
+
+    def watch_memory(self, size: int, overflow: bool) -> None:
+        """After a job of so many bytes: memory that Python does not give back is given back by another worker."""
+        if (size > BIG or overflow) and resident() > MEMORY:
             self.control.retired = True
 
     def run(self, attempt: Attempt) -> Outcome:
