@@ -12,6 +12,7 @@ tells nothing.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import struct
@@ -36,8 +37,10 @@ def _descriptor(path: str) -> int:
                 os.fchmod(fd, mode)   # against the umask: whoever may write the one must lock the other
             except PermissionError:
                 pass                  # another user's process made it meanwhile
-        except PermissionError:
-            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EROFS):
+                raise
+            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)   # enough to look
         _descriptors[key] = fd
     return _descriptors[key]
 

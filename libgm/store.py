@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import stat
@@ -15,7 +16,7 @@ APPLICATION_ID = 0x676D6171   # "gmaq"
 BUSY = 60.0                   # seconds to wait for another writer
 NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "afs", "glusterfs", "lustre", "fuse")
 
-# A migration takes a file from the version that is its index to the next one. It only adds.
+# A migration takes a file from the version that is its index to the next one. It only adds: older processes go on with it.
 MIGRATIONS = ("""
 CREATE TABLE job (
   id INTEGER PRIMARY KEY AUTOINCREMENT,     -- never reused
@@ -64,7 +65,12 @@ CREATE TABLE audit (
   job INTEGER, revision INTEGER, key TEXT, function, unique_, reason TEXT, error TEXT, fingerprint TEXT
 );
 CREATE INDEX audit_job ON audit(job);
-""",)
+""", """
+-- edited: whether a requeue sent something else than had failed
+ALTER TABLE audit ADD COLUMN edited INTEGER;
+CREATE INDEX audit_key ON audit(key);
+CREATE INDEX job_cause ON job(function, fingerprint, reason, last_failed, first_failed) WHERE state = 'dead';
+""")
 VERSION = len(MIGRATIONS)
 
 
@@ -104,7 +110,9 @@ def network_type(path: str) -> str | None:
 
 
 def reason_of(error: sqlite3.Error) -> str:
-    return str(error).rstrip(".") or type(error).__name__
+    """What SQLite says, as the end of a message."""
+    said = str(error).rstrip(".") or type(error).__name__
+    return f"damaged: {said}" if "malformed" in said else said
 
 
 def _make(path: str) -> None:
@@ -127,8 +135,9 @@ def _make(path: str) -> None:
 class Store:
     """An open quarantine file.
 
-    create: make the file where there is none, and migrate it (gm-work, gm-collect and gm-bury only).
-    readonly: nothing will be written. Raises Unavailable with the path in it. Open it after a fork.
+    create: make the file where there is none, and migrate it (gm-work, gm-collect and gm-bury only); the others take
+    any earlier version as it is (.version). readonly: nothing will be written. Raises Unavailable with the path in it.
+    Open it after a fork.
     busy: seconds to wait for another writer.
     """
 
@@ -140,8 +149,7 @@ class Store:
         try:
             if create:
                 _make(self.path)
-            with open(self.path, "rb"):   # tells "no such file" from "permission denied", which SQLite does not
-                pass
+            check_readable(self.path)
         except OSError as error:
             raise Unavailable(f"{path}: {_open_failure(self.path, error)}") from None
         kind = network_type(self.path)
@@ -157,26 +165,38 @@ class Store:
                                              f"cannot open: {reason_of(error)}")) from None
 
     def _open(self, path: str, create: bool) -> None:
-        from urllib.parse import quote
-        mode = "ro" if self.readonly and not os.access(self.path, os.W_OK) else "rw"
-        self.db = sqlite3.connect(f"file:{quote(self.path)}?mode={mode}", uri=True, timeout=self.busy,
-                                  isolation_level=None, check_same_thread=False)
-        application, version = (self.db.execute(f"PRAGMA {name}").fetchone()[0]
-                                for name in ("application_id", "user_version"))
+        application, self.version = self._connect()
         if application != APPLICATION_ID:
             empty = not application and not self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
             if not (empty and create):
                 raise Unavailable(f"{path}: not a quarantine file: " +
                                   ("empty: gm-work makes it" if empty else "an SQLite database of something else"))
-        if version > VERSION:
-            raise Unavailable(f"{path}: from a newer gearmang: its version is {version}, this one knows {VERSION}")
-        if version < VERSION:
-            if not create:
-                raise Unavailable(f"{path}: from an older gearmang (version {version}): "
-                                  "the next gm-work, gm-collect or gm-bury on it upgrades it")
+        if self.version > VERSION:
+            raise Unavailable(f"{path}: from a newer gearmang: its version is {self.version}, this one knows {VERSION}")
+        if self.version < VERSION and create:
             self._migrate(path)
         if self.readonly:
             self.db.execute("PRAGMA query_only=1")
+
+    def _connect(self) -> tuple[int, int]:
+        """Open .db; its (application_id, user_version). Raises sqlite3.Error.
+
+        A reader who may not write beside the file cannot have the WAL's index made there: where no WAL is, it needs none.
+        """
+        from urllib.parse import quote
+        modes = ["mode=rw"]
+        if self.readonly and not (os.access(self.path, os.W_OK) and os.access(os.path.dirname(self.path), os.W_OK)):
+            modes = ["mode=ro"] if _has_wal(self.path) else ["mode=ro", "mode=ro&immutable=1"]
+        for mode in modes:
+            self.db = sqlite3.connect(f"file:{quote(self.path)}?{mode}", uri=True, timeout=self.busy,
+                                      isolation_level=None, check_same_thread=False)
+            try:
+                return tuple(self.db.execute(f"PRAGMA {name}").fetchone()[0]
+                             for name in ("application_id", "user_version"))
+            except sqlite3.OperationalError:
+                self.db.close()
+                if mode is modes[-1]:
+                    raise
 
     def _migrate(self, path: str) -> None:
         mode = self.db.execute("PRAGMA journal_mode=WAL").fetchone()[0]
@@ -189,7 +209,8 @@ class Store:
                     if statement.strip():
                         self.db.execute(statement)
             self.db.execute(f"PRAGMA application_id={APPLICATION_ID}")
-            self.db.execute(f"PRAGMA user_version={VERSION}")
+            self.db.execute(f"PRAGMA user_version={max(version, VERSION)}")
+        self.version = max(version, VERSION)
 
     def transaction(self, durable: bool = True) -> "Transaction":
         """BEGIN IMMEDIATE ... COMMIT; on disk at its end where durable, else after the next durable one."""
@@ -221,6 +242,13 @@ class Store:
             yield
         finally:
             self.execute(f"PRAGMA busy_timeout={int(self.busy * 1000)}")
+
+    def rows(self, sql: str, values=()) -> list:
+        """All rows of one statement, with no transaction left open. Raises Unavailable."""
+        try:
+            return self.db.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise Unavailable(f"{self.path}: {reason_of(error)}") from None
 
     def close(self) -> None:
         self.db.close()
@@ -313,6 +341,24 @@ class Transaction:
             self.store.db.execute("ROLLBACK")
         except sqlite3.Error:
             pass   # it had rolled back by itself (a full disk)
+
+
+def check_readable(path: str) -> None:
+    """Raises OSError. It is not opened: closing it would drop the locks that a connection of this process holds."""
+    kind = os.stat(path).st_mode
+    if stat.S_ISDIR(kind):
+        raise IsADirectoryError(errno.EISDIR, "Is a directory")
+    if not stat.S_ISREG(kind):
+        raise OSError(errno.EINVAL, "Not a regular file")
+    if not os.access(path, os.R_OK):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def _has_wal(path: str) -> bool:
+    try:
+        return os.stat(path + "-wal").st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def _open_failure(path: str, error: OSError) -> str:
