@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import time
 
-from . import quarantine
+from . import cli, history, job, quarantine, selection
 from .cli import warn
-from .errors import NO, OK, BadRecord, Usage
+from .errors import NO, OK, BadRecord, Unavailable, Usage
+from .lines import Output
 from .store import Store, raw
-from .units import age, when
+from .table import Listing
+from .units import age, epoch, iso, when
 
 REASONS = ("error", "timeout", "crash", "lost", "hung", "rejected", "collected")
 
@@ -20,6 +22,13 @@ def idents(operands: list[str]) -> list[int]:
         if not (operand.isascii() and operand.isdigit() and int(operand) < 1 << 63):
             raise Usage(f"not an id: {operand!r}")
     return [int(operand) for operand in operands]
+
+
+def check_alone(args: dict) -> None:
+    """IDs name the jobs by themselves. Raises Usage."""
+    for name in ("function", "reason", "match", "unique", "fingerprint", "since", "until", "after", "limit", "delayed", "group"):
+        if args[f"--{name}"]:
+            raise Usage(f"--{name}: selects among all jobs, and IDs are given")
 
 
 def selectors(args: dict) -> dict:
@@ -34,17 +43,26 @@ def selectors(args: dict) -> dict:
                for name in ("since", "until")}}
 
 
+def ago(now: float, name: str):
+    """The maker of a cell: how long ago the record's time of that name was."""
+    return lambda record: "" if record[name] is None else age(max(0, now - epoch(record[name])))
+
+
 def columns(now: float, delayed: bool) -> list:
     """The table's columns: headings and what makes a cell of a record."""
-    from .units import epoch
-
-    def ago(name):
-        return lambda record: "" if record[name] is None else age(now - epoch(record[name]))
     return [("id", lambda record: record["id"]), ("function", lambda record: shown(record, "function")),
             ("unique", lambda record: shown(record, "unique")),
-            ("due in", lambda record: age(max(0, epoch(record["due"]) - now))) if delayed else ("failed", ago("last_failed")),
+            ("due in", lambda record: age(max(0, epoch(record["due"]) - now))) if delayed else
+            ("failed", ago(now, "last_failed")),
             ("tries", lambda record: record["attempts"]), ("requeues", lambda record: record["requeues"] or ""),
             ("reason", lambda record: "being sent" if record["state"] == "claimed" else record["reason"]),
+            ("error", lambda record: record["error"] or "")]
+
+
+def cause_columns(now: float) -> list:
+    return [("count", lambda record: record["count"]), ("function", lambda record: shown(record, "function")),
+            ("since", ago(now, "first_failed")), ("last", ago(now, "last_failed")),
+            ("sample", lambda record: record["sample"]), ("fingerprint", lambda record: record["fingerprint"]),
             ("error", lambda record: record["error"] or "")]
 
 
@@ -57,40 +75,62 @@ def shown(record: dict, name: str) -> str:
 
 
 def listing(store: Store, args: dict) -> int:
-    """The selected jobs, oldest first."""
-    from . import cli
-    from .table import Listing
-    wanted = selectors(args)
+    """The selected jobs, oldest first, or with --group their causes, the most frequent first."""
+    wanted, now = selectors(args), time.time()
     after = cli.number(args, "--after", low=0) or 0
     limit = cli.number(args, "--limit", low=0)
     what = "delayed retries" if args["--delayed"] else "dead jobs"
-    found = Listing(args, columns(time.time(), args["--delayed"]), f"{what} in {store.path}")
+    if args["--group"]:
+        found = Listing(args, cause_columns(now), f"{what} in {store.path}")
+        records = map(cause, selection.causes(store, wanted, after, limit))
+    else:
+        found = Listing(args, columns(now, args["--delayed"]), f"{what} in {store.path}")
+        records = (quarantine.record(values, store.lives) for values in selection.jobs(store, wanted, after, limit))
     try:
-        for values in quarantine.select(store, wanted, after, limit):
-            found.add(quarantine.record(values, store.lives))
+        for record in records:
+            found.add(record)
     except BadRecord as error:
         raise Usage(str(error)) from None
+    if args["--function"] is not None and not found.any:
+        known = sorted(function.decode("utf-8", "replace") for function in selection.functions(store))
+        found.where += f" of {args['--function']}" + (f": there are of {', '.join(known[:10])}" if known else "") + \
+            (f" and {len(known) - 10} more" if len(known) > 10 else "")
     found.close()
     return OK
 
 
+def cause(found: dict) -> dict:
+    """A cause as a record. Its sample is under that name, so that it is never mistaken for a job."""
+    record: dict = {"count": found["count"]}
+    job.put(record, "function", found["function"])
+    record.update(reason=found["reason"], error=found["error"], first_failed=iso(found["first_failed"]),
+                  last_failed=iso(found["last_failed"]), sample=found["sample"], fingerprint=found["fingerprint"])
+    return record
+
+
+def absent(store: Store, ident: int) -> str:
+    """What to say of an id that has no row."""
+    if not quarantine.ever_was(store, ident):
+        return f"{ident}: no such job"
+    done = history.last(store, ident)
+    return f"{ident}: " + (f"{done}: see gm-history {ident}" if done else "tried again since: no longer delayed")
+
+
 def show(store: Store, wanted: list[int], args: dict) -> int:
     """The jobs with these ids, in any state: records, or on a terminal a page each."""
-    from .lines import Output
     status = OK
     page = args["--table"] or (os.isatty(1) and not args["--json"])
     output = Output()
     for ident in wanted:
         values = quarantine.fetch(store, ident)
         if values is None:
-            warn(f"{ident}: " + ("requeued, dropped or done: gm-history tells"
-                                 if quarantine.ever_was(store, ident) else "no such job"))
+            warn(absent(store, ident))
             status = NO
             continue
         record = quarantine.record(values, store.lives)
         if page:
             from .page import render
-            output.write(render(record, raw(values[-1])))
+            output.write(render(record, raw(values[-1]), history.of_job(store, record)))
         else:
             output.emit(record)
     output.close()
@@ -99,21 +139,33 @@ def show(store: Store, wanted: list[int], args: dict) -> int:
 
 def write_data(store: Store, wanted: list[int]) -> int:
     """The payload of the one id on standard output, byte for byte."""
-    from .lines import Output
     if len(wanted) != 1:
         raise Usage("--data takes one ID")
     values = quarantine.fetch(store, wanted[0])
     if values is None:
-        warn(f"{wanted[0]}: no such job")
+        warn(absent(store, wanted[0]))
         return NO
     output = Output()
     path = values[quarantine.COLUMNS.index("payload_file")]
     if path is None:
         output.write(raw(values[-1]))
     else:
-        with open(path, "rb") as payload:
-            for chunk in iter(lambda: payload.read(1 << 20), b""):
-                output.write(chunk)
-                output.flush()
+        for chunk in payload_file(store, path):
+            output.write(chunk)
+            output.flush()
     output.close()
     return OK
+
+
+def payload_file(store: Store, path: str):
+    """The bytes of a payload too large for a row. Raises Unavailable; a record that was imported may name any file, and
+    only one beside the quarantine file is read."""
+    import stat
+    try:
+        real = os.path.realpath(path)
+        if not stat.S_ISREG(os.stat(real).st_mode) or not real.startswith(os.path.dirname(store.path) + "/"):
+            raise Unavailable(f"{path}: the payload's file is not beside {store.path}: not read")
+        with open(real, "rb") as payload:
+            yield from iter(lambda: payload.read(1 << 20), b"")
+    except OSError as error:
+        raise Unavailable(f"{path}: cannot read the payload: {(error.strerror or str(error)).lower()}") from None

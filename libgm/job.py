@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
+from functools import lru_cache
 from hashlib import blake2b
 
 from .errors import BadRecord
+from .units import epoch
 
 MAX_UNIQUE = 63        # bytes; gearmand misbehaves at 64 (GEARMAND.md)
 MAX_ENVELOPE = 2048    # bytes of the envelope's line; longer is payload
@@ -159,9 +161,14 @@ ENVELOPE_FIELDS = {"key", "unique", "unique_b64", "attempts", "requeues", "first
 
 def wrap(envelope: Envelope, data: bytes) -> bytes:
     """The payload with its envelope in front."""
+    return b"%s%s\n%s" % (MARK, encoder()(envelope.record()).encode(), data)
+
+
+@lru_cache(None)
+def encoder():
+    """JSON in ASCII, to one line: json.dumps() would make its encoder anew for each."""
     import json
-    line = json.dumps(envelope.record(), separators=(",", ":"), ensure_ascii=True)
-    return b"%s%s\n%s" % (MARK, line.encode(), data)
+    return json.JSONEncoder(separators=(",", ":")).encode
 
 
 def unwrap(data: bytes) -> tuple[Envelope | None, bytes]:
@@ -179,13 +186,14 @@ def unwrap(data: bytes) -> tuple[Envelope | None, bytes]:
 
 
 class Job:
-    """A job to be submitted: function, unique, data (bytes), priority, envelope (Envelope or None)."""
+    """A job to be submitted: function, unique, data (bytes), priority, envelope (Envelope or None), due (epoch seconds,
+    of a job that waits in gearmand for its time)."""
 
-    __slots__ = ("function", "unique", "data", "priority", "envelope")
+    __slots__ = ("function", "unique", "data", "priority", "envelope", "due")
 
-    def __init__(self, function, unique, data, priority="normal", envelope=None):
+    def __init__(self, function, unique, data, priority="normal", envelope=None, due=None):
         self.function, self.unique, self.data = function, unique, data
-        self.priority, self.envelope = priority, envelope
+        self.priority, self.envelope, self.due = priority, envelope, due
 
     @classmethod
     def from_record(cls, record: dict) -> "Job":
@@ -198,6 +206,11 @@ class Job:
         priority = record.get("priority") or "normal"
         if priority not in PRIORITIES:
             raise BadRecord(f"priority is not one of {', '.join(PRIORITIES)}")
-        envelope = record.get("envelope")
+        envelope, due = record.get("envelope"), None
+        if "envelope" in record and record.get("due") is not None:   # as it stood in a queue
+            try:
+                due = int(epoch(record["due"]))
+            except (ValueError, TypeError, AttributeError, OverflowError):
+                raise BadRecord("due is not an ISO 8601 time") from None
         return cls(function, new_unique() if unique is None else check_unique(unique), data, priority,
-                   None if envelope is None else Envelope.from_record(envelope))
+                   None if envelope is None else Envelope.from_record(envelope), due)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+from functools import lru_cache
 
 from .errors import BadRecord, Error, Usage
 
@@ -108,11 +109,17 @@ def stdin_or_usage(what: str = "give operands, or lines on standard input") -> N
 
 def dump(record: dict) -> bytes:
     """A record as one JSON line."""
-    import json
     try:
-        return json.dumps(record, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+        return encoder(False)(record).encode() + b"\n"
     except UnicodeEncodeError:
-        return json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        return encoder(True)(record).encode() + b"\n"
+
+
+@lru_cache(None)
+def encoder(ascii: bool):
+    """JSON of an object, to one line: json.dumps() would make its encoder anew for each."""
+    import json
+    return json.JSONEncoder(separators=(",", ":"), ensure_ascii=ascii).encode
 
 
 class Output:

@@ -11,9 +11,10 @@ from .units import age, epoch
 PAYLOAD = 4096   # bytes of a payload that are shown
 
 
-def render(record: dict, data: bytes) -> bytes:
-    """The page of a record and its payload, as UTF-8 that a terminal can take."""
+def render(record: dict, data: bytes, history: list[dict]) -> bytes:
+    """The page of a record, its payload and what was done with it (history.of_job), as UTF-8 that a terminal can take."""
     from .dead import shown
+    from .history import ACTIONS
     now = time.time()
 
     def at(name):
@@ -34,6 +35,12 @@ def render(record: dict, data: bytes) -> bytes:
     lines += ["", f"payload ({len(data)} bytes):"] + ["  " + line for line in payload(data)]
     if record.get("payload_file"):
         lines.append(f"  in {safe(record['payload_file'])}")
+    if history:
+        lines += ["", "history:"]
+        for entry in history:
+            edited = ", edited" if entry["edited"] else ""
+            lines.append(f"  {entry['time']} {ACTIONS.get(entry['action'], entry['action'])}{edited} by "
+                         + safe(f"{entry['user']}@{entry['host']}: job {entry['job']}: {entry['error'] or ''}"))
     return ("\n".join(lines) + "\n\n").encode("utf-8", "replace")
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import time
+from functools import lru_cache
 
 from . import job
-from .errors import BadRecord, Unavailable
-from .store import Store, raw, reason_of, text
+from .errors import BadRecord
+from .store import Store, raw, text
 from .units import epoch, iso
 
 # A job's row, in the order of its record; data comes last, where SQLite reads it only when asked
@@ -16,7 +16,7 @@ COLUMNS = ("id", "revision", "state", "key", "function", "unique_", "priority", 
            "signal", "attempts", "requeues", "first_failed", "last_failed", "due", "servers", "server", "handle",
            "host", "fingerprint", "claim", "payload_file", "data")
 DIED = COLUMNS[2:22] + COLUMNS[23:]
-BATCH_ROWS, BATCH_BYTES = 500, 1 << 20   # of a page: no read transaction is open while a record is written out
+CLAIMED = 8 << 20   # bytes of payload that are claimed at once
 SET_ASIDE = (
     f"INSERT INTO job ({', '.join(DIED)}) VALUES ({', '.join(':' + name for name in DIED)}) "
     "ON CONFLICT (key) DO UPDATE SET revision = revision + 1, claim = NULL, nonce = NULL, "
@@ -45,88 +45,43 @@ def set_aside(store: Store, values: dict) -> None:
     store.execute(SET_ASIDE, values)
 
 
-def bring_in(store: Store, values: dict) -> bool:
-    """Write a death that may be there already (collected twice, buried twice), within a transaction; whether it was new."""
-    return store.execute(BRING_IN, values).rowcount == 1
+KEEP = SET_ASIDE.partition(" DO UPDATE")[0] + " DO NOTHING"
 
 
-def record(values: sqlite3.Row | tuple, live=lambda process: True) -> dict:
-    """The record of a row in the order of COLUMNS (gm-job(5)); live tells whether a claim's process lives."""
-    found = dict(zip(COLUMNS, values))
-    claim, path = found.pop("claim"), found.pop("payload_file")
-    if claim is not None and live(claim):
-        found["state"] = "claimed"
-    shown: dict = {name: found[name] for name in ("id", "revision", "state")}
-    for name, column in (("function", "function"), ("unique", "unique_")):
-        job.put(shown, name, raw(found[column]))
-    for name in COLUMNS[6:14]:
-        shown[name] = found[name]
-    for name in ("first_failed", "last_failed", "due"):
-        shown[name] = iso(found[name])
-    for name in ("server", "handle", "host", "fingerprint", "key"):
-        shown[name] = found[name]
+def bring_in(store: Store, values: dict, newer: bool = True) -> bool:
+    """Write a death that may be there already (collected twice, buried twice), within a transaction; whether it was new.
+
+    newer: a later death of a job that is there counts; where its time is not known it cannot.
+    """
+    return store.execute(BRING_IN if newer else KEEP, values).rowcount == 1
+
+
+def record(values: tuple, live=lambda process: True) -> dict:
+    """The record (gm-job(5)) of a row in the order of COLUMNS. live: whether a process that claims it lives."""
+    (ident, revision, state, key, function, unique, priority, reason, error, stderr, status, signal, attempts, requeues,
+     first, last, due, _, server, handle, host, fingerprint, claim, path, data) = values
+    shown = {"id": ident, "revision": revision,
+             "state": state if claim is None or not live(claim) else "claimed"}
+    put(shown, "function", function)
+    put(shown, "unique", unique)
+    shown.update(priority=priority, reason=reason, error=error, stderr=stderr, exit=status, signal=signal,
+                 attempts=attempts, requeues=requeues, first_failed=iso_second(first), last_failed=iso_second(last),
+                 due=iso(due), server=server, handle=handle, host=host, fingerprint=fingerprint, key=key)
     if path is not None:
         shown["payload_file"] = path
-    job.put(shown, "data", raw(found["data"]))
+    put(shown, "data", data)
     return shown
 
 
-def where(store: Store, selectors: dict) -> tuple[str, list]:
-    """SQL and values for selectors: state, function (glob), reason, match (regex), unique, fingerprint, since, until.
-
-    Exact values are compared, so that their indexes serve. Raises BadRecord for a bad regular expression.
-    """
-    terms, values = [], []
-    for name, value in selectors.items():
-        if value is None:
-            continue
-        if name == "function":
-            glob = any(sign in value for sign in "*?[")
-            terms.append("CAST(function AS TEXT) GLOB ?" if glob else "function = ?")
-            value = value if glob else text(os.fsencode(value))
-        elif name == "match":
-            import re
-            try:
-                pattern = re.compile(value)
-            except re.error as error:
-                raise BadRecord(f"--match: not a regular expression: {error}") from None
-            store.db.create_function("matches", 1, lambda error: pattern.search(error or "") is not None)
-            terms.append("matches(error)")
-            continue
-        elif name in ("since", "until"):
-            terms.append("last_failed >= ?" if name == "since" else "last_failed <= ?")
-        else:
-            terms.append(("unique_" if name == "unique" else name) + " = ?")
-            value = text(os.fsencode(value)) if name == "unique" else value
-        values.append(value)
-    return " AND ".join(terms) or "1", values
+def put(shown: dict, name: str, value: str | bytes) -> None:
+    """job.put() of a value as the file holds it, which is text already where it is UTF-8."""
+    if type(value) is str:
+        shown[name] = value
+    else:
+        job.put(shown, name, value)
 
 
-def select(store: Store, selectors: dict, after: int = 0, limit: int | None = None, columns=COLUMNS):
-    """Rows in the order of their ids, from those there at the start, in pages of bounded size."""
-    terms, values = where(store, selectors)
-    last = store.execute("SELECT max(id) FROM job").fetchone()[0] or 0
-    sql = f"SELECT {', '.join(columns)} FROM job WHERE id > ? AND id <= ? AND {terms} ORDER BY id LIMIT ?"
-    left = -1 if limit is None else limit
-    while left:
-        page, size = [], 0
-        try:
-            cursor = store.execute(sql, (after, last, *values, min(left, BATCH_ROWS) if left > 0 else BATCH_ROWS))
-            for found in cursor:
-                page.append(found)
-                size += len(found[-1] or "") if columns is COLUMNS else 0
-                if size > BATCH_BYTES:
-                    break
-            else:
-                size = 0
-            cursor.close()
-        except sqlite3.Error as error:
-            raise Unavailable(f"{store.path}: {reason_of(error)}") from None
-        yield from page
-        if not page or (len(page) < BATCH_ROWS and not size):
-            return
-        after = page[-1][0]
-        left = left - len(page) if left > 0 else left
+iso_second = lru_cache(1 << 12)(iso)   # many jobs die in one second
 
 
 def fetch(store: Store, ident: int) -> tuple | None:
@@ -140,10 +95,10 @@ def ever_was(store: Store, ident: int) -> bool:
     return found is not None and 0 < ident <= found[0]
 
 
-def counts(store: Store) -> list[tuple[bytes, int, int, int | None, float | None]]:
-    """(function, dead, delayed, id of the oldest dead, due of the next delayed) of each function with any."""
+def counts(store: Store) -> list[tuple[bytes, int, int]]:
+    """(function, dead, delayed) of each function with any."""
     found: dict = {}
-    for function, state, count in store.execute("SELECT function, state, count(*) FROM job GROUP BY function, state"):
+    for function, state, count in store.rows("SELECT function, state, count(*) FROM job GROUP BY function, state"):
         found.setdefault(raw(function), {})[state] = count
     return [(function, states.get("dead", 0), states.get("delayed", 0)) for function, states in found.items()]
 
@@ -175,54 +130,72 @@ def claim_due(store: Store, servers: str, now: float, horizon: float, limit: int
         for found in cursor:
             claimed.append(dict(zip(COLUMNS, found)))
             size += len(found[-1])
-            if size > 8 * BATCH_BYTES:
+            if size > CLAIMED:
                 break
         cursor.close()
-        store.db.executemany("UPDATE job SET claim = ? WHERE id = ?", [(ours, found["id"]) for found in claimed])
+        store.execute_many("UPDATE job SET claim = ? WHERE id = ?", [(ours, found["id"]) for found in claimed])
     return claimed
 
 
-def claim(store: Store, ident: int, content: bytes, nonce: str) -> str | None:
-    """Claim a row for a requeue, within a transaction; the nonce to send it under, None where another has it.
+def claim(store: Store, claims: list[tuple[int, str]]) -> None:
+    """Claim rows for a requeue, each an (id, nonce it is sent under), within a transaction of the caller's.
 
-    content: a digest of function, priority and payload being sent. A void claim on the same content keeps its
-    nonce, so that what a dead process may have sent already merges with what is sent now.
+    A nonce outlives its claim: what a dead process may have sent already merges with what is sent under it again.
     """
-    process, had = store.execute("SELECT claim, nonce FROM job WHERE id = ?", (ident,)).fetchone()
-    if process is not None and process != store.process and store.lives(process):
-        return None
-    tag = content.hex()
-    if not (had and had.endswith(tag)):
-        had = f"{nonce}.{tag}"
-    store.execute("UPDATE job SET claim = ?, nonce = ? WHERE id = ?", (store.process, had, ident))
-    return had
+    store.execute_many("UPDATE job SET claim = ?, nonce = ? WHERE id = ?",
+                         [(store.process, nonce, ident) for ident, nonce in claims])
+
+
+def claimed(store: Store) -> set[int]:
+    """The ids that this process has claimed and that have not died again since."""
+    return {ident for ident, in store.rows("SELECT id FROM job WHERE claim = ?", (store.process,))}
+
+
+def forget_nonces(store: Store, idents: list[int]) -> None:
+    """Give back claims of what was not sent, or has ended: its nonce is of no more use."""
+    with store.transaction(durable=False):
+        store.execute_many("UPDATE job SET claim = NULL, nonce = NULL WHERE id = ? AND claim = ?",
+                             [(ident, store.process) for ident in idents])
 
 
 def unclaim(store: Store, idents: list[int]) -> None:
     """Give claims of this process back: what they were for did not happen."""
     with store.transaction(durable=False):
-        store.db.executemany("UPDATE job SET claim = NULL WHERE id = ? AND claim = ?",
+        store.execute_many("UPDATE job SET claim = NULL WHERE id = ? AND claim = ?",
                              [(ident, store.process) for ident in idents])
+
+
+def unclaim_all(store: Store) -> None:
+    """Give back every claim of this process; what was sent under a nonce and not acknowledged keeps that."""
+    if claimed(store):
+        with store.transaction(durable=False):
+            store.execute("UPDATE job SET claim = NULL WHERE claim = ?", (store.process,))
 
 
 def remove_released(store: Store, released: list[dict]) -> None:
     """Remove delayed retries that a server has acknowledged; a row that has changed since stays."""
     with store.transaction():
-        store.db.executemany("DELETE FROM job WHERE id = ? AND revision = ? AND claim = ?",
+        store.execute_many("DELETE FROM job WHERE id = ? AND revision = ? AND claim = ?",
                              [(found["id"], found["revision"], store.process) for found in released])
 
 
-def remove(store: Store, ident: int, revision: int, action: str, claimed: bool) -> bool:
-    """Remove a row where it is still at revision (and claimed by us), with an audit line, within a transaction."""
-    held = "claim = ?" if claimed else "(claim IS NULL OR claim = ?)"
-    condition = (f"id = ? AND revision = ? AND {held}", (ident, revision, store.process))
-    store.execute(
-        "INSERT INTO audit (time, action, user, host, job, revision, key, function, unique_, reason, error, "
-        f"fingerprint) SELECT ?, ?, ?, ?, id, revision, key, function, unique_, reason, error, fingerprint FROM job "
-        f"WHERE {condition[0]}", (int(time.time()), action, user(), os.uname().nodename, *condition[1]))
-    return store.execute(f"DELETE FROM job WHERE {condition[0]}", condition[1]).rowcount == 1
+def remove(store: Store, rows: list[dict]) -> None:
+    """Remove rows, within a transaction in which they were found to be what is to go."""
+    store.execute_many("DELETE FROM job WHERE id = ?", [(found["id"],) for found in rows])
 
 
+def write_down(store: Store, action: str, rows: list[dict]) -> None:
+    """Who did it, to what, for gm-history; within the transaction that does it. rows: by COLUMNS, and `edited`."""
+    names = ("id", "revision", "key", "function", "unique_", "reason", "error", "fingerprint")
+    who = (int(time.time()), action, user(), os.uname().nodename)
+    edited = [(bool(found.get("edited")),) for found in rows] if store.version >= 2 else [()] * len(rows)
+    store.execute_many(
+        "INSERT INTO audit (time, action, user, host, job, revision, key, function, unique_, reason, error, fingerprint"
+        + (", edited" if store.version >= 2 else "") + f") VALUES ({', '.join('?' * (12 + (store.version >= 2)))})",
+        [(*who, *[found[name] for name in names], *mark) for found, mark in zip(rows, edited)])
+
+
+@lru_cache(None)
 def user() -> str:
     """Who acts: the login name, with the one behind sudo in front."""
     import pwd
@@ -269,6 +242,8 @@ def from_record(fields: dict) -> dict:
             values[name] = int(epoch(fields[name])) if fields.get(name) else int(time.time())
         except (ValueError, TypeError, AttributeError, OverflowError):
             raise BadRecord(f"{name} is not an ISO 8601 time") from None
+    if "fingerprint" in values and not (len(values["fingerprint"]) == 12 and not values["fingerprint"].strip("0123456789abcdef")):
+        raise BadRecord("fingerprint is not 12 hex digits")
     values["reason"] = values.get("reason", "collected")
     values["error"] = values.get("error", "")
     if values.get("priority", "normal") not in job.PRIORITIES:

@@ -1,253 +1,179 @@
-"""Acting on quarantined jobs by id: sending them back, removing them. Nothing leaves the file before it is safe elsewhere."""
+"""Sending quarantined jobs back: claim, submit, acknowledged, remove. Nothing leaves the file before it is safe elsewhere."""
 
 from __future__ import annotations
 
 import os
+import time
 
 from . import job, quarantine
-from .cli import PROG, warn
-from .dead import idents
-from .errors import NO, OK, BadRecord, Error
-from .lines import Input, Output, ReaderGone, stdin_or_usage
-from .store import Store, raw
+from .action import BATCH_BYTES, Action, Item
+from .cli import warn
+from .errors import BadRecord, Error
+from .store import raw
 
-BATCH_JOBS, BATCH_BYTES = 500, 8 << 20   # that one transaction takes
-
-
-class Item:
-    """A job to act on: where it was named ("stdin:17"), its id, and the record that named it, if any."""
-
-    __slots__ = ("where", "ident", "record")
-
-    def __init__(self, where: str, ident: int, record: dict | None = None):
-        self.where, self.ident, self.record = where, ident, record
-
-
-def parse(where: str, line: bytes) -> Item:
-    """An input line: an id, or a record with .id. Raises BadRecord."""
-    import json
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
-        raise BadRecord(f"{where}: neither an id nor JSON: {line[:40].decode('utf-8', 'replace')!r}") from None
-    record = found if isinstance(found, dict) else None
-    ident = found if record is None else record.get("id")
-    if type(ident) is not int or not 0 < ident < 1 << 63:
-        raise BadRecord(f"{where}: " + ("no id in the record: only a quarantined job can be sent back or dropped"
-                                        if record is not None and ident is None else "not an id"))
-    return Item(where, ident, record)
-
-
-class Action:
-    """The loop over operands or standard input, in batches; a batch goes when it is full and when input waits."""
-
-    def __init__(self, path: str, strict: bool, quiet: bool):
-        self.path, self.strict, self.quiet = path, strict, quiet
-        self.status, self.done = OK, 0
-        self.batch: list[Item] = []
-        self.size = 0
-
-    def run(self, operands: list[str]) -> int:
-        wanted = idents(operands)
-        if not operands:
-            stdin_or_usage("give IDs, or records on standard input")
-        self.output = Output(quiet=self.quiet)
-        self.store: Store | None = None
-        try:
-            if operands:
-                self.open()
-                for ident in wanted:
-                    self.take(Item("", ident))
-            else:
-                self.read()
-            self.flush()
-            self.output.close()
-        except ReaderGone:
-            warn(f"standard output: its reader has gone: stopped after {self.done} jobs")
-            return NO
-        finally:
-            if self.store:
-                self.store.leave()
-                self.store.close()
-        return self.status
-
-    def read(self) -> None:
-        source = Input(waiting=self.flush)
-        for number, line in source:
-            if not line.strip():
-                continue
-            try:
-                item = parse(f"stdin:{number}", line)
-            except BadRecord as error:
-                self.report(str(error))
-                if self.strict:
-                    return
-                continue
-            self.open()
-            self.take(item)
-
-    def open(self) -> None:
-        """The file is opened when there is something to do: empty input changes nothing."""
-        if self.store is None:
-            self.store = Store(self.path)
-            self.store.join(PROG)
-
-    def take(self, item: Item) -> None:
-        self.batch.append(item)
-        self.size += 0 if item.record is None else len(item.record.get("data") or item.record.get("data_b64") or "")
-        if len(self.batch) >= BATCH_JOBS or self.size > BATCH_BYTES:
-            self.flush()
-
-    def flush(self) -> None:
-        while self.batch:
-            self.batch = self.process(self.batch)
-        self.size = 0
-        self.output.flush()
-
-    def report(self, text: str) -> None:
-        warn(text)
-        self.status = NO
-
-    def process(self, batch: list[Item]) -> list[Item]:
-        """Act on the first of a batch, as many as fit in a transaction; those left."""
-        raise NotImplementedError
-
-    def find(self, item: Item) -> dict | None:
-        """The row that the item means, by column; None, reported where it must be, where there is nothing to act on."""
-        values = quarantine.fetch(self.store, item.ident)
-        name = f"{item.where}: {item.ident}" if item.where else str(item.ident)
-        if values is None:
-            if not quarantine.ever_was(self.store, item.ident):
-                self.report(f"{name}: no such job")
-            return None
-        found = dict(zip(quarantine.COLUMNS, values))
-        seen = None if item.record is None else item.record.get("revision")
-        if seen is not None and seen != found["revision"]:
-            self.report(f"{name}: has failed again since: revision {seen} then, {found['revision']} now: look again")
-            return None
-        return found
-
-
-class Drop(Action):
-    """gm-drop: removes jobs; what it prints is the whole record, which gm-bury takes back."""
-
-    def process(self, batch: list[Item]) -> list[Item]:
-        dropped, size, used = [], 0, 0
-        with self.store.transaction():
-            for used, item in enumerate(batch, 1):
-                found = self.find(item)
-                if found is None:
-                    continue
-                if found["claim"] not in (None, self.store.process) and self.store.lives(found["claim"]):
-                    self.report(f"{item.ident}: is being sent back by another process")
-                    continue
-                self.store.execute("UPDATE job SET claim = NULL WHERE id = ?", (item.ident,))
-                if quarantine.remove(self.store, item.ident, found["revision"], "drop", claimed=False):
-                    dropped.append(found)
-                    size += len(found["data"])
-                if size > BATCH_BYTES:
-                    break
-        self.done += len(dropped)
-        for found in dropped:
-            self.output.emit(quarantine.record([found[name] for name in quarantine.COLUMNS], lambda process: False))
-        return batch[used:]
+WINDOW = 64   # jobs that are waited for at once
 
 
 class Requeue(Action):
-    """gm-requeue: claim, submit, acknowledged, remove; resumable after a crash at any point."""
+    """Resumable after a crash at any point. rate: jobs a second, at most. wait: a job leaves only when it is done."""
 
-    def __init__(self, path: str, servers: list, edit: bool, plain: bool, strict: bool, quiet: bool):
+    columns = ("id", "revision", "key", "function", "unique_", "priority", "reason", "error", "requeues", "first_failed",
+               "fingerprint", "claim", "nonce", "payload_file", "data")
+
+    def __init__(self, path: str, servers: list, edit: bool, plain: bool, wait: bool, rate: float | None, strict: bool,
+                 quiet: bool):
         super().__init__(path, strict, quiet)
-        self.servers, self.edit, self.plain = servers, edit, plain
+        self.servers, self.edit, self.plain, self.wait, self.rate = servers, edit, plain, wait, rate
+        if wait:
+            self.batch_jobs = WINDOW // 4
+        if rate:
+            self.batch_jobs = max(1, min(self.batch_jobs, int(rate / 10)))   # no claim is held much longer than it takes
+        self.how = "." + "plain" * plain + "wait" * wait   # what is sent under one nonce is the same
         self.submitter = None
+        self.made = os.urandom(6).hex()   # begins the nonces of this run
+        self.next = 0.0      # time.monotonic() from which the rate allows more
+        self.again = 0       # jobs that an earlier requeue may have sent
+        self.sent: list[dict] = []
 
-    def process(self, batch: list[Item]) -> list[Item]:
-        from .submit import Submitter
+    def process(self, batch: list[Item]) -> int:
         if self.submitter is None:
-            self.submitter = Submitter(self.servers, on_accept=self.accepted, on_refuse=self.refused)
-        self.sent, self.failed = [], []
-        claimed, size, used = [], 0, 0
-        with self.store.transaction():
+            from .submit import Submitter
+            self.submitter = Submitter(self.servers, wait=self.wait, window=WINDOW if self.wait else 1000,
+                                       on_accept=self.accepted, on_refuse=self.refused, on_result=self.ended)
+        if self.rate:
+            time.sleep(max(0.0, self.next - time.monotonic()))
+        claimed, used = self.claim(batch)
+        if self.rate:
+            self.next = max(self.next, time.monotonic()) + len(claimed) / self.rate
+        try:
+            while claimed:
+                found = claimed[-1]
+                self.submitter.submit(found["to"], found["wire"], found["payload"], found["as"], found)
+                claimed.pop()
+        finally:
+            self.remove()   # the rest is acknowledged while the next are claimed
+            if claimed:
+                quarantine.forget_nonces(self.store, [found["id"] for found in claimed[:-1]])
+        return used
+
+    def claim(self, batch: list[Item]) -> tuple[list[dict], int]:
+        """The rows of the first items that fit in a transaction, claimed, the last first; how many items that were.
+
+        Not durable: where the power fails, and the claim is lost, a job may be sent twice.
+        """
+        claimed, size, used = {}, 0, 0
+        with self.store.transaction(durable=False):
             for used, item in enumerate(batch, 1):
-                found = self.claim(item)
-                if found is not None:
-                    claimed.append(found)
-                    size += len(found["payload"])
+                found = None if item.ident in claimed else self.find(item)
+                if found is None or found["claim"] == self.store.process or self.claimed_elsewhere(found):
+                    continue   # where another process is sending it, the work is shared
+                try:
+                    self.prepare(item, found)
+                except BadRecord as error:
+                    self.report(f"{item}: {error}")
+                    continue
+                claimed[item.ident] = found
+                size += len(found["payload"])
                 if size > BATCH_BYTES:
                     break
-        try:
-            for found in claimed:
-                self.submitter.submit(found["to"], found["wire"], found["payload"], found["as"], found)
-            self.submitter.finish()
-        finally:
-            self.remove()
-            if len(self.sent) < len(claimed):
-                quarantine.unclaim(self.store, [found["id"] for found in claimed])
-                if self.done:
-                    warn(f"{self.done} jobs were sent back before that")
-        return batch[used:]
+            quarantine.claim(self.store, [(found["id"], found["nonce"]) for found in claimed.values()])
+        return list(claimed.values())[::-1], used
 
-    def claim(self, item: Item) -> dict | None:
-        """The item's row, claimed, with what is to be sent: `to`, `wire`, `payload`, `as` (priority)."""
-        found = self.find(item)
-        if found is None:
-            return None
-        try:
-            function, data, priority = self.content(item, found)
-        except BadRecord as error:
-            self.report(f"{item.where + ': ' if item.where else ''}{item.ident}: {error}")
-            return None
-        tag = job.digest(8, function, data, priority.encode(), b"plain" if self.plain else b"")
-        nonce = quarantine.claim(self.store, item.ident, bytes.fromhex(tag), os.urandom(6).hex())
-        if nonce is None:
-            return None   # another process is sending it: the work is shared
-        envelope = job.Envelope(found["key"], raw(found["unique_"]), 0, found["requeues"] + 1, found["first_failed"],
-                                priority)
-        found.update(to=function, wire=job.wire_unique(function, found["key"], "requeue", nonce),
-                     payload=data if self.plain else job.wrap(envelope, data))
-        found["as"] = priority
-        return found
+    def prepare(self, item: Item, found: dict) -> None:
+        """Add to a row what is to be sent: to (function), as (priority), payload, wire (unique), nonce; and whether it
+        was edited. Raises BadRecord."""
+        function, data, priority, found["edited"] = self.content(item, found)
+        tag = f".{job.digest(8, function, data, priority.encode()) if found['edited'] else ''}{self.how}"
+        self.again += found["nonce"] is not None
+        if not (found["nonce"] or "").endswith(tag):
+            found["nonce"] = f"{self.made}-{found['id']}-{found['revision']}{tag}"
+        if self.plain:
+            found["payload"] = data
+        else:
+            found["payload"] = job.wrap(job.Envelope(found["key"], raw(found["unique_"]), 0, found["requeues"] + 1,
+                                                     found["first_failed"], priority), data)
+        found["wire"] = job.wire_unique(function, found["key"], "requeue", found["nonce"]) + job.WAITED * self.wait
+        found["to"], found["as"] = function, priority
 
-    def content(self, item: Item, found: dict) -> tuple[bytes, bytes, str]:
-        """(function, data, priority) to send: the file's, or with --edit the record's. Raises BadRecord."""
+    def content(self, item: Item, found: dict) -> tuple[bytes, bytes, str, bool]:
+        """(function, data, priority) to send, the file's, or with --edit the record's; whether they differ. Raises BadRecord."""
         kept = raw(found["function"]), raw(found["data"]), found["priority"]
         if found["payload_file"]:
             raise BadRecord(f"its payload is too large for a worker: it stands in {found['payload_file']}")
-        record = item.record or {}
-        given = [job.get(record, name) for name in ("function", "data")] + [record.get("priority")]
-        wanted = tuple(mine if theirs is None else theirs for mine, theirs in zip(kept, given))
-        if not self.edit:
-            for name, mine, theirs in zip(("function", "data", "priority"), kept, wanted):
-                if mine != theirs:
-                    raise BadRecord(f"{name} differs from the file's: --edit takes it from the record")
-        job.check_function(wanted[0])
+        wanted = kept if item.record is None else self.given(item.record, kept)
+        if wanted != kept:
+            if not self.edit:
+                differs = [name for name, mine, theirs in zip(("function", "data", "priority"), kept, wanted) if mine != theirs]
+                raise BadRecord(f"{' and '.join(differs)} of the record differ from the file's: --edit takes them from the record")
+            job.check_function(wanted[0])
+            if wanted[2] not in job.PRIORITIES:
+                raise BadRecord(f"priority is not one of {', '.join(job.PRIORITIES)}")
         if not wanted[1] and self.plain:
             raise BadRecord("an empty payload stops gearmand from starting again: not sent")
-        if wanted[2] not in job.PRIORITIES:
-            raise BadRecord(f"priority is not one of {', '.join(job.PRIORITIES)}")
-        return wanted
+        return (*wanted, wanted != kept)
+
+    def given(self, record: dict, kept: tuple[bytes, bytes, str]) -> tuple[bytes, bytes, str]:
+        """The same of a record; what it does not have is as it is kept. Raises BadRecord."""
+        function, data = job.get(record, "function"), job.get(record, "data")
+        return (kept[0] if function is None else function, kept[1] if data is None else data,
+                record.get("priority") or kept[2])
 
     def accepted(self, found: dict, handle: bytes, server) -> None:
         found["new_handle"], found["new_server"] = handle, str(server)
-        self.sent.append(found)
+        if not self.wait:
+            self.sent.append(found)
 
     def refused(self, found: dict, error: Error) -> None:
         self.report(f"{found['id']}: {error}")
+        quarantine.forget_nonces(self.store, [found["id"]])
+
+    def ended(self, found: dict, ok: bool, result: bytes, warning: bytes, seconds: float) -> None:
+        """With --wait: it is done, or has failed and stays."""
+        if ok:
+            job.put(found, "result", result)
+            found["duration"] = round(seconds, 6)
+            self.sent.append(found)
+            self.remove()
+            self.output.flush()
+            return
+        from .policy import last_line
+        quarantine.forget_nonces(self.store, [found["id"]])
+        self.report(f"{found['id']}: failed: {last_line(warning) or 'its worker does not say why'}: it stays in quarantine")
 
     def remove(self) -> None:
-        """Take out what a server has acknowledged, where it still is what was sent."""
-        if not self.sent:
+        """Take out what a server has acknowledged (with --wait: has done), where it still is what was sent."""
+        sent, self.sent = self.sent, []
+        if not sent:
             return
         with self.store.transaction():
-            gone = [quarantine.remove(self.store, found["id"], found["revision"], "requeue", claimed=True)
-                    for found in self.sent]
-        for found, removed in zip(self.sent, gone):
-            if not removed:
+            still = quarantine.claimed(self.store)
+            quarantine.write_down(self.store, "requeue", sent)
+            quarantine.remove(self.store, [found for found in sent if found["id"] in still])
+        self.done += len(sent)
+        for found in sent:
+            if found["id"] not in still:
                 self.report(f"{found['id']}: was sent, but failed again meanwhile: the newer failure stays")
                 continue
-            self.done += 1
             shown: dict = {"id": found["id"], "revision": found["revision"]}
             job.put(shown, "function", found["to"])
             job.put(shown, "unique", raw(found["unique_"]))
             shown.update(handle=found["new_handle"].decode("utf-8", "replace"), server=found["new_server"])
+            shown.update((name, found[name]) for name in ("result", "result_b64", "duration") if name in found)
             self.output.emit(shown)
+
+    def flush(self) -> None:
+        """Before a wait for input: what is being waited for comes first."""
+        self.act()
+        if self.submitter:
+            try:
+                self.submitter.finish()
+            finally:
+                self.remove()
+        self.output.flush()
+
+    def end(self) -> None:
+        if self.again:
+            warn(f"{self.again} of these jobs may run twice: an earlier gm-requeue that did not end may have sent them")
+        quarantine.unclaim_all(self.store)
+        if self.submitter:
+            self.submitter.close()

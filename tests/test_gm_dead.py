@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import sqlite3
+from pathlib import Path
 
 import pytest
+
+from conftest import until
 
 
 @pytest.fixture
@@ -136,3 +140,68 @@ def test_reader_that_goes_away_ends_it_silently(gm, die):
 def test_full_output_device_is_an_error(gm, die):
     die("f", b"1\n")
     assert b"No space left" in gm("bash", "-c", "gm-dead > /dev/full", status=1).err
+
+
+def test_group_is_by_cause_whatever_numbers_and_names_are_in_it(gm, die):
+    die("f", b"/a/1.jpg 17\n/b/2.jpg 18\n/c/3.jpg 19\n", 'read p n; echo "$p: no such file, try $n" >&2; exit 65')
+    die("f", b"x\n", "echo bad colour >&2; exit 65")
+    die("g", b"x\ny\n", "echo bad colour >&2; exit 65")
+    groups = gm("gm-dead", "--group").records
+    assert [(group["count"], group["function"], group["sample"]) for group in groups] == [(3, "f", 3), (2, "g", 6), (1, "f", 4)]
+    assert groups[0]["error"] == "/c/3.jpg: no such file, try 19" and groups[0]["reason"] == "rejected"
+    assert groups[0]["first_failed"] <= groups[0]["last_failed"] and not any("id" in group for group in groups)
+    alike = lambda *options: [(group["count"], group["sample"]) for group in gm("gm-dead", "--group", *options).records]
+    assert alike("-f", "f") == [(3, 3), (1, 4)] and alike("-m", "colour") == [(2, 6), (1, 4)] and alike("-n", "1") == [(3, 3)]
+    assert alike("-f", "[fg]", "-m", "file") == [(3, 3)] and alike("--after", "2") == [(2, 6), (1, 4), (1, 3)]
+    assert alike("--fingerprint", groups[1]["fingerprint"]) == [(2, 6)] and alike("--until", "1h") == []
+    ids = [record["id"] for record in gm("gm-dead", "--fingerprint", groups[0]["fingerprint"]).records]
+    assert ids == [1, 2, 3]
+    assert "sample" in terminal(gm, "gm-dead", "--group")
+
+
+def test_delayed_retries_are_listed_apart(gm, gearmand):
+    gm("gm-submit", "-q", "f", input=b"1\n2\n")
+    gm("gm-work", "-q", "--until-empty", "--delay=1h", "f", "--", "sh", "-c", "echo why >&2; exit 1")
+    assert gm("gm-dead").records == [] and gm("gm-dead", "--group").records == []
+    records = gm("gm-dead", "--delayed").records
+    assert [record["state"] for record in records] == ["delayed"] * 2 and all(record["due"].endswith("Z") for record in records)
+    assert [group["count"] for group in gm("gm-dead", "--delayed", "--group").records] == [2]
+    assert "due in" in terminal(gm, "gm-dead", "--delayed")
+
+
+def test_functions_that_are_not_utf8_are_selected_and_shown(gm, die):
+    die(b"r\xff", b"1\n")
+    die("rs", b"2\n")
+    ids = lambda *options: [record["id"] for record in gm("gm-dead", *options).records]
+    assert ids("-f", b"r\xff") == [1] and ids("-f", b"r[\xff]") == [1] and ids("-f", "r?") == [1, 2] and ids("-f", "r*s") == [2]
+    assert gm("gm-dead", "--group", "-f", b"r\xff").records[0]["function_b64"] == "cv8="
+    assert "r\\xff" in terminal(gm, "gm-dead")
+
+
+def test_a_function_that_nobody_used_says_which_there_are(gm, die):
+    die("resize", b"1\n")
+    assert gm("gm-dead", "-f", "resise").err == b""   # in a pipe: nothing
+    assert "of resise: there are of resize" in " ".join(terminal(gm, "gm-dead", "-f", "resise").split())
+
+
+def test_ids_and_selectors_exclude_each_other(gm, die):
+    die("f", b"1\n")
+    assert b"--match" in gm("gm-dead", "-m", "x", "1", status=2).err
+
+
+def test_a_regular_expression_that_takes_for_ever_can_be_interrupted(gm, die):
+    """And holds no transaction meanwhile."""
+    die("f", b"1\n", "echo " + "a" * 60 + "! >&2; exit 1")
+    process = gm.start("gm-dead", "-m", "(a+)+$")
+    until(lambda: process.poll() is None and cpu(process.pid) > 0.3, what="it is at it")
+    with sqlite3.connect(gm.env["GM_QUARANTINE"]) as db:
+        assert db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+    db.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+
+
+def cpu(pid):
+    """Seconds of processor time that a process has had."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,176 @@
+"""Acting on quarantined jobs by id: the loop over operands or standard input that gm-requeue and gm-drop share."""
+
+from __future__ import annotations
+
+from . import quarantine
+from .cli import PROG, warn
+from .dead import idents
+from .errors import NO, OK, BadRecord
+from .lines import Input, Output, ReaderGone, stdin_or_usage
+from .progress import Progress
+from .store import Store
+
+BATCH_BYTES = 8 << 20   # of payload that one transaction takes
+
+
+class Item:
+    """A job to act on: where it was named ("stdin:17"), its id, and the record that named it, if any."""
+
+    __slots__ = ("where", "ident", "record")
+
+    def __init__(self, where: str, ident: int, record: dict | None = None):
+        self.where, self.ident, self.record = where, ident, record
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.ident}" if self.where else str(self.ident)
+
+
+def parse(where: str, line: bytes) -> Item:
+    """An input line: an id, or a record with .id. Raises BadRecord."""
+    import json
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        raise BadRecord(f"{where}: neither an id nor JSON: {line[:40].decode('utf-8', 'replace')!r}") from None
+    record = found if isinstance(found, dict) else None
+    ident = found if record is None else record.get("id")
+    if type(ident) is not int or not 0 < ident < 1 << 63:
+        raise BadRecord(f"{where}: " + ("no id in the record: only a quarantined job can be sent back or dropped"
+                                        if record is not None and ident is None else "not an id"))
+    return Item(where, ident, record)
+
+
+class Action:
+    """In batches: a batch goes when it is full and when input waits. Subclasses say what is done with one."""
+
+    batch_jobs = 2000   # that one transaction takes
+    columns = quarantine.COLUMNS
+
+    def __init__(self, path: str, strict: bool, quiet: bool):
+        self.path, self.strict, self.quiet = path, strict, quiet
+        self.status, self.done = OK, 0
+        self.batch: list[Item] = []
+        self.size = 0
+        self.store: Store | None = None
+        self.sql = f"SELECT {', '.join(self.columns)} FROM job WHERE id = ?"
+
+    def run(self, operands: list[str]) -> int:
+        """Act on everything; the exit status."""
+        wanted = idents(operands)
+        if not operands:
+            stdin_or_usage("give IDs, or records on standard input")
+        self.output = Output(quiet=self.quiet)
+        self.progress = Progress("jobs", len(wanted) or None, self.quiet)
+        try:
+            if operands:
+                self.open()
+                for ident in wanted:
+                    self.take(Item("", ident))
+            else:
+                self.read()
+            self.flush()
+            self.output.close()
+        except ReaderGone:
+            warn(f"standard output: its reader has gone: stopped after {self.done} jobs")
+            return NO
+        finally:
+            self.progress.close()
+            if self.store:
+                self.end()
+                self.store.leave()
+                self.store.close()
+        return self.status
+
+    def end(self) -> None:
+        """Whatever is to be said or done at the end, while the file is open."""
+
+    def read(self) -> None:
+        for number, line in Input(waiting=self.flush):
+            if not line.strip():
+                continue
+            try:
+                item = parse(f"stdin:{number}", line)
+            except BadRecord as error:
+                self.report(str(error))
+                if self.strict:
+                    return
+                continue
+            self.open()
+            self.take(item)
+
+    def open(self) -> None:
+        """The file is opened when there is something to do: empty input changes nothing."""
+        if self.store is None:
+            self.store = Store(self.path)
+            self.store.join(PROG)
+
+    def take(self, item: Item) -> None:
+        self.batch.append(item)
+        self.size += 0 if item.record is None else len(item.record.get("data") or item.record.get("data_b64") or "")
+        if len(self.batch) >= self.batch_jobs or self.size > BATCH_BYTES:
+            self.act()
+
+    def act(self) -> None:
+        while self.batch:
+            batch, self.batch = self.batch, []   # what an exception leaves is not tried again
+            used = self.process(batch)
+            self.progress.add(used)
+            self.batch = batch[used:]
+        self.size = 0
+
+    def flush(self) -> None:
+        self.act()
+        self.output.flush()
+
+    def report(self, text: str) -> None:
+        warn(text)
+        self.status = NO
+
+    def process(self, batch: list[Item]) -> int:
+        """Act on the first of a batch, as many as fit in a transaction; how many that were."""
+        raise NotImplementedError
+
+    def find(self, item: Item) -> dict | None:
+        """The row that the item means; None, reported where it must be, where there is nothing to act on."""
+        values = self.store.execute(self.sql, (item.ident,)).fetchone()
+        if values is None:
+            if not quarantine.ever_was(self.store, item.ident):
+                self.report(f"{item}: no such job")
+            return None
+        found = dict(zip(self.columns, values))
+        seen = None if item.record is None else item.record.get("revision")
+        if seen is not None and seen != found["revision"]:
+            self.report(f"{item}: has failed again since: revision {seen} then, {found['revision']} now: look again")
+            return None
+        return found
+
+    def claimed_elsewhere(self, found: dict) -> bool:
+        """Whether a living process other than this one is sending it."""
+        return found["claim"] not in (None, self.store.process) and self.store.lives(found["claim"])
+
+
+class Drop(Action):
+    """gm-drop: removes jobs; what it prints is the whole record, which gm-bury takes back."""
+
+    def process(self, batch: list[Item]) -> int:
+        dropped, size, used = {}, 0, 0
+        with self.store.transaction():
+            for used, item in enumerate(batch, 1):
+                found = None if item.ident in dropped else self.find(item)
+                if found is None:
+                    continue
+                if self.claimed_elsewhere(found):
+                    self.report(f"{item}: is being sent back by another process")
+                    continue
+                dropped[item.ident] = found
+                size += len(found["data"])
+                if size > BATCH_BYTES:
+                    break
+            quarantine.write_down(self.store, "drop", list(dropped.values()))
+            quarantine.remove(self.store, list(dropped.values()))
+        self.done += len(dropped)
+        for found in dropped.values():
+            if found["payload_file"] is not None:
+                warn(f"{found['id']}: its payload is left in {found['payload_file']}")
+            self.output.emit(quarantine.record([found[name] for name in quarantine.COLUMNS], lambda process: False))
+        return used

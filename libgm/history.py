@@ -1,0 +1,69 @@
+"""Who requeued, dropped or buried what, and when: the audit trail, written with what it tells of in one transaction."""
+
+from __future__ import annotations
+
+import time
+
+from . import cli, job, selection
+from .errors import OK, Usage
+from .store import Store, raw
+from .table import Listing
+from .units import age, iso, when
+
+ACTIONS = {"requeue": "requeued", "drop": "dropped", "bury": "buried"}
+
+
+def record(values: tuple) -> dict:
+    """The record of an audit row, by selection.AUDIT. The job's id is under `job`: a line of it is no job."""
+    found = dict(zip(selection.AUDIT, values))
+    shown: dict = {"entry": found["id"], "time": iso(found["time"])}
+    for name in ("action", "user", "host", "job", "revision", "key"):
+        shown[name] = found[name]
+    for name, column in (("function", "function"), ("unique", "unique_")):
+        job.put(shown, name, None if found[column] is None else raw(found[column]))
+    for name in ("reason", "error", "fingerprint"):
+        shown[name] = found[name]
+    shown["edited"] = bool(found["edited"])
+    return shown
+
+
+def of_job(store: Store, shown: dict) -> list[dict]:
+    """What was done with the job of a record, by its key: under its earlier ids too."""
+    return [record(values) for values in selection.audit(store, {"key": shown["key"]})]
+
+
+def last(store: Store, ident: int) -> str | None:
+    """What was done last with a job id, None where nothing was."""
+    found = store.rows("SELECT action, time, user FROM audit WHERE job = ? ORDER BY id DESC LIMIT 1", (ident,))
+    if not found:
+        return None
+    action, at, user = found[0]
+    return f"{ACTIONS.get(action, action)} {age(max(0, time.time() - at))} ago by {user}"
+
+
+def columns(now: float) -> list:
+    from .dead import ago, shown
+    return [("time", ago(now, "time")), ("action", lambda entry: entry["action"] + (" (edited)" if entry["edited"] else "")),
+            ("by", lambda entry: f"{entry['user']}@{entry['host']}"), ("job", lambda entry: entry["job"]),
+            ("function", lambda entry: shown(entry, "function")), ("unique", lambda entry: shown(entry, "unique")),
+            ("error", lambda entry: entry["error"] or "")]
+
+
+def listing(store: Store, args: dict) -> int:
+    """What gm-history's options and ids select, in the order in which it was done."""
+    from .dead import idents
+    now = time.time()
+    if args["--action"] not in (None, *ACTIONS):
+        raise Usage(f"--action: {args['--action']!r} is not one of {', '.join(ACTIONS)}")
+    wanted = {"function": args["--function"], "unique": args["--unique"], "action": args["--action"],
+              "user": args["--user"], "fingerprint": args["--fingerprint"],
+              **{name: when(args[f"--{name}"], f"--{name}", now) if args[f"--{name}"] else None
+                 for name in ("since", "until")}}
+    after, limit = cli.number(args, "--after", low=0) or 0, cli.number(args, "--limit", low=0)
+    found = Listing(args, columns(now), f"requeues, drops or burials in {store.path}")
+    jobs = idents(args["ID"])
+    for each in [{"job": ident} for ident in jobs] or [{}]:
+        for values in selection.audit(store, {**wanted, **each}, after, limit):
+            found.add(record(values))
+    found.close()
+    return OK
