@@ -81,9 +81,9 @@ _gearmang() {
 # The options of a tool and what completes their values and its operands.
 _gearmang_table() {
     case $1 in
-        gm-blueox)
-            flags='-h --help --version'
-            operands='none' ;;
+        gm-bury)
+            flags='--strict -q --quiet -h --help --version'
+            valued=' --quarantine:files;' ;;
         gm-check)
             flags='-h --help --version'
             valued=' -w:none; --warning:none; -c:none; --critical:none; -f:ask GLOB; --function:ask GLOB; --exclude:ask GLOB; --window:none; -t:none; --timeout:none; --quarantine:files; -s:none; --server:none;'
@@ -92,14 +92,22 @@ _gearmang_table() {
             flags='--until-empty -q --quiet -h --help --version'
             valued=' --quarantine:files; -s:none; --server:none;'
             operands='ask FUNCTION' ;;
+        gm-collectd)
+            flags='-h --help --version'
+            valued=' --interval:none; --quarantine:files; -s:none; --server:none;' ;;
         gm-dead)
-            flags='--delayed --data --json --table -h --help --version'
+            flags='--delayed --group --data --json --table -h --help --version'
             valued=' -f:ask GLOB; --function:ask GLOB; -r:list error timeout crash lost hung rejected collected; --reason:list error timeout crash lost hung rejected collected; -m:none; --match:none; -u:ask KEY; --unique:ask KEY; --fingerprint:ask HEX; --since:none; --until:none; --after:ask ID; -n:none; --limit:none; --quarantine:files;'
             operands='ask ID'
             many=1 ;;
         gm-drop)
             flags='--strict -q --quiet -h --help --version'
             valued=' --quarantine:files;'
+            operands='ask ID'
+            many=1 ;;
+        gm-history)
+            flags='--json --table -h --help --version'
+            valued=' -f:ask GLOB; --function:ask GLOB; -u:ask KEY; --unique:ask KEY; --fingerprint:ask HEX; --action:list requeue drop bury; --user:none; --since:none; --until:none; --after:none; -n:none; --limit:none; --quarantine:files;'
             operands='ask ID'
             many=1 ;;
         gm-python)
@@ -110,10 +118,14 @@ _gearmang_table() {
             flags='--kill --release --json --table -h --help --version'
             valued=' --older-than:none; --job-older-than:none; --grace:none; --quarantine:files;' ;;
         gm-requeue)
-            flags='--edit --plain --strict -q --quiet -h --help --version'
-            valued=' --quarantine:files; -s:none; --server:none;'
+            flags='--edit --wait --plain --strict -q --quiet -h --help --version'
+            valued=' --rate:none; --quarantine:files; -s:none; --server:none;'
             operands='ask ID'
             many=1 ;;
+        gm-salvage)
+            flags='--check --json -h --help --version'
+            valued=' --table:none;'
+            operands='files' ;;
         gm-server)
             flags='-h --help --version'
             valued=' --store:files; --listen:none; --port:none;'
@@ -130,6 +142,9 @@ _gearmang_table() {
         gm-syslog)
             flags='--all --tcp -h --help --version'
             operands='none' ;;
+        gm-tally)
+            flags='--json --table -h --help --version'
+            valued=' --every:none;' ;;
         gm-work)
             flags='--pipe --until-empty --foreground -q --quiet -h --help --version'
             valued=' -j:none; --jobs:none; -t:none; --timeout:none; --max-age:none; --max-jobs:none; --grace:none; --tries:none; --delay:none; --max-delay:none; --exit:none; --brake:none; --via:ask FUNCTION; --quarantine:files; -s:none; --server:none;'
@@ -140,4 +155,4 @@ _gearmang_table() {
     esac
 }
 
-complete -o nospace -F _gearmang gm-blueox gm-check gm-collect gm-dead gm-drop gm-python gm-reap gm-requeue gm-server gm-status gm-submit gm-syslog gm-work
+complete -o nospace -F _gearmang gm-bury gm-check gm-collect gm-collectd gm-dead gm-drop gm-history gm-python gm-reap gm-requeue gm-salvage gm-server gm-status gm-submit gm-syslog gm-tally gm-work

@@ -38,9 +38,12 @@ function __gearmang_command
     complete -C (string join ' ' -- (string escape -- $words[(math (count $words) - $count)..-1]))
 end
 
-complete -c gm-blueox -f
-complete -c gm-blueox -s h -l help -d 'show this'
-complete -c gm-blueox -l version -d 'show the version'
+complete -c gm-bury -f
+complete -c gm-bury -l strict -d 'stop at the first bad line'
+complete -c gm-bury -l quarantine -r -F -d 'the quarantine file, made where there is none'
+complete -c gm-bury -s q -l quiet -d 'print no records'
+complete -c gm-bury -s h -l help -d 'show this'
+complete -c gm-bury -l version -d 'show the version'
 
 complete -c gm-check -f
 complete -c gm-check -s w -l warning -x -d '10, 10:, ~:10, 10:20 or @10:20; \'\' for none'
@@ -64,6 +67,13 @@ complete -c gm-collect -s h -l help -d 'show this'
 complete -c gm-collect -l version -d 'show the version'
 complete -c gm-collect -n 'test (__gearmang_operands --quarantine -s --server) -eq 0' -a '(__gearmang_ask FUNCTION)'
 
+complete -c gm-collectd -f
+complete -c gm-collectd -l interval -x -d '($COLLECTD_INTERVAL, or 10)'
+complete -c gm-collectd -l quarantine -r -F -d 'the quarantine file'
+complete -c gm-collectd -s s -l server -x -d 'the servers'
+complete -c gm-collectd -s h -l help -d 'show this'
+complete -c gm-collectd -l version -d 'show the version'
+
 complete -c gm-dead -f
 complete -c gm-dead -s f -l function -x -a '(__gearmang_ask GLOB)' -d 'of functions that match'
 complete -c gm-dead -s r -l reason -x -a 'error timeout crash lost hung rejected collected' -d 'error, timeout, crash, lost, hung, rejected or collected'
@@ -75,6 +85,7 @@ complete -c gm-dead -l until -x -d 'last failed then or earlier'
 complete -c gm-dead -l after -x -a '(__gearmang_ask ID)' -d 'with an id above this'
 complete -c gm-dead -s n -l limit -x -d 'no more than N'
 complete -c gm-dead -l delayed -d 'retries waiting for their time, instead'
+complete -c gm-dead -l group -d 'one line per cause, the most frequent first'
 complete -c gm-dead -l data -d 'the payload of the one ID, byte for byte'
 complete -c gm-dead -l json -d 'print JSON lines, also on a terminal'
 complete -c gm-dead -l table -d 'print a table, also into a pipe'
@@ -90,6 +101,23 @@ complete -c gm-drop -s q -l quiet -d 'print no records'
 complete -c gm-drop -s h -l help -d 'show this'
 complete -c gm-drop -l version -d 'show the version'
 complete -c gm-drop -n 'test (__gearmang_operands --quarantine) -ge 0' -a '(__gearmang_ask ID)'
+
+complete -c gm-history -f
+complete -c gm-history -s f -l function -x -a '(__gearmang_ask GLOB)' -d 'of functions that match'
+complete -c gm-history -s u -l unique -x -a '(__gearmang_ask KEY)' -d 'of jobs with this unique'
+complete -c gm-history -l fingerprint -x -a '(__gearmang_ask HEX)' -d 'of one cause'
+complete -c gm-history -l action -x -a 'requeue drop bury' -d 'requeue, drop or bury'
+complete -c gm-history -l user -x -d 'by this user'
+complete -c gm-history -l since -x -d 'done then or later'
+complete -c gm-history -l until -x -d 'done then or earlier'
+complete -c gm-history -l after -x -d 'with an entry number above this'
+complete -c gm-history -s n -l limit -x -d 'no more than N'
+complete -c gm-history -l json -d 'print JSON lines, also on a terminal'
+complete -c gm-history -l table -d 'print a table, also into a pipe'
+complete -c gm-history -l quarantine -r -F -d 'the quarantine file'
+complete -c gm-history -s h -l help -d 'show this'
+complete -c gm-history -l version -d 'show the version'
+complete -c gm-history -n 'test (__gearmang_operands -f --function -u --unique --fingerprint --action --user --since --until --after -n --limit --quarantine) -ge 0' -a '(__gearmang_ask ID)'
 
 complete -c gm-python -f
 complete -c gm-python -l setup -x -d 'call this of MODULE before the first job; what it returns, if not None, is the second argument of the others'
@@ -111,6 +139,8 @@ complete -c gm-reap -l version -d 'show the version'
 
 complete -c gm-requeue -f
 complete -c gm-requeue -l edit -d 'take function, priority, data from the record'
+complete -c gm-requeue -l rate -x -d 'at most N jobs a second'
+complete -c gm-requeue -l wait -d 'in the foreground: a job leaves the quarantine only when it is done; 1 if any failed'
 complete -c gm-requeue -l plain -d 'no envelope, for workers that are not gm-work'
 complete -c gm-requeue -l strict -d 'stop at the first bad line'
 complete -c gm-requeue -l quarantine -r -F -d 'the quarantine file'
@@ -118,7 +148,15 @@ complete -c gm-requeue -s s -l server -x -d 'the servers'
 complete -c gm-requeue -s q -l quiet -d 'print no records'
 complete -c gm-requeue -s h -l help -d 'show this'
 complete -c gm-requeue -l version -d 'show the version'
-complete -c gm-requeue -n 'test (__gearmang_operands --quarantine -s --server) -ge 0' -a '(__gearmang_ask ID)'
+complete -c gm-requeue -n 'test (__gearmang_operands --rate --quarantine -s --server) -ge 0' -a '(__gearmang_ask ID)'
+
+complete -c gm-salvage -f
+complete -c gm-salvage -l check -d 'what the file is and what is wrong with it, instead; 1 if anything'
+complete -c gm-salvage -l table -x -d 'the table of the queue'
+complete -c gm-salvage -l json -d 'print JSON lines, also on a terminal'
+complete -c gm-salvage -s h -l help -d 'show this'
+complete -c gm-salvage -l version -d 'show the version'
+complete -c gm-salvage -n 'test (__gearmang_operands --table) -eq 0' -F
 
 complete -c gm-server -f
 complete -c gm-server -l store -r -F -d 'the store (/var/lib/gearmang/gearmand.db where that folder is ours to write, else ~/.local/state/gearmang/gearmand.db)'
@@ -157,6 +195,13 @@ complete -c gm-syslog -l all -d 'all events, those of jobs done too'
 complete -c gm-syslog -l tcp -d 'by TCP'
 complete -c gm-syslog -s h -l help -d 'show this'
 complete -c gm-syslog -l version -d 'show the version'
+
+complete -c gm-tally -f
+complete -c gm-tally -l every -x -d 'also each time so much has passed, by the events\' own times; each record is of what is new'
+complete -c gm-tally -l json -d 'print JSON lines, also on a terminal'
+complete -c gm-tally -l table -d 'print histograms, also into a pipe'
+complete -c gm-tally -s h -l help -d 'show this'
+complete -c gm-tally -l version -d 'show the version'
 
 complete -c gm-work -f
 complete -c gm-work -s j -l jobs -x -d 'workers'

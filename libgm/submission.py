@@ -125,21 +125,22 @@ class Submission:
         made = job.Job.from_record(record)
         if self.args["--unique-data"]:
             made.unique = job.digest(20, made.data).encode()
-        self.check_unique(made.unique)
-        return self.checked(made)
+        wire = "envelope" in record   # it stood in a queue (gm-salvage), and is to stand in one again as it did
+        self.check_unique(made.unique, wire)
+        return self.checked(made, wire)
 
-    def check_unique(self, unique: bytes) -> None:
+    def check_unique(self, unique: bytes, wire: bool = False) -> None:
         job.check_unique(unique)
         if self.wait and len(unique) > job.MAX_UNIQUE - len(job.WAITED):
             raise BadRecord(f"unique of {len(unique)} bytes: at most {job.MAX_UNIQUE - len(job.WAITED)} with --wait")
-        if not self.wait and unique.endswith(job.WAITED):
+        if not (self.wait or wire) and unique.endswith(job.WAITED):
             raise BadRecord("unique ends in ~w, which marks jobs whose client waits")
 
-    def checked(self, made: job.Job) -> job.Job:
+    def checked(self, made: job.Job, wire: bool = False) -> job.Job:
         """The job as it goes over the wire. Raises BadRecord."""
         if made.envelope is not None:
             made.data = job.wrap(made.envelope, made.data)
-        elif made.data.startswith(job.MARK) and job.unwrap(made.data)[0] is not None:
+        elif not wire and made.data.startswith(job.MARK) and job.unwrap(made.data)[0] is not None:
             made.data = job.wrap(BARE, made.data)
         if not made.data and not self.wait:
             raise BadRecord("empty payload: it would stop gearmand from starting again")
@@ -159,7 +160,7 @@ class Submission:
                                               window=64 if self.wait else 1000, on_accept=self.on_accept,
                                               on_refuse=self.on_refuse, on_result=self.on_result)
         unique = made.unique + job.WAITED if self.wait else made.unique
-        self.submitter.submit(made.function, unique, made.data, made.priority, (where, number, made))
+        self.submitter.submit(made.function, unique, made.data, made.priority, (where, number, made), made.due)
 
     def settle(self, last: bool = False) -> None:
         """Before a wait, and as the last thing: everything sent is acknowledged, everything acknowledged is printed.

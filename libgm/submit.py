@@ -16,6 +16,7 @@ from .wire import Backoff, Handler, Manager, Refused, ServerLost, timeout
 WINDOW_BYTES = 8 << 20
 GATHER = 0.001           # seconds: answers come one by one, and to wake for each would halve the speed
 FLUSH_BYTES = 1 << 16    # queued before they are sent, or when the window is full, or when the caller waits
+SUBMIT_EPOCH = 36        # which python3_gearman does not know
 CREATED = protocol.GEARMAN_COMMAND_JOB_CREATED
 COMMANDS = {(False, "high"): protocol.GEARMAN_COMMAND_SUBMIT_JOB_HIGH_BG, (False, "normal"): protocol.GEARMAN_COMMAND_SUBMIT_JOB_BG,
             (False, "low"): protocol.GEARMAN_COMMAND_SUBMIT_JOB_LOW_BG, (True, "high"): protocol.GEARMAN_COMMAND_SUBMIT_JOB_HIGH,
@@ -25,9 +26,10 @@ COMMANDS = {(False, "high"): protocol.GEARMAN_COMMAND_SUBMIT_JOB_HIGH_BG, (False
 class Request:
     """A submission under way."""
 
-    __slots__ = ("item", "function", "unique", "data", "priority", "began", "warning", "partial")
+    __slots__ = ("item", "function", "unique", "data", "priority", "due", "began", "warning", "partial")
 
-    def __init__(self, item, function, unique, data, priority):
+    def __init__(self, item, function, unique, data, priority, due=None):
+        self.due = due
         self.item, self.function, self.unique, self.data, self.priority = item, function, unique, data, priority
         self.began, self.warning, self.partial = 0.0, b"", []
 
@@ -111,14 +113,17 @@ class Submitter(Manager, GearmanClient):
         self.last_error: ServerLost | None = None
         self.trouble: float | None = None    # time.monotonic() of the first loss since a server answered
 
-    def submit(self, function: bytes, unique: bytes, data: bytes, priority: str, item) -> None:
-        """Queue a submission; blocks first while the window is full. Raises ServerLost."""
+    def submit(self, function: bytes, unique: bytes, data: bytes, priority: str, item, due: int | None = None) -> None:
+        """Queue a submission; blocks first while the window is full. Raises ServerLost.
+
+        due: epoch seconds from which gearmand hands it out, at normal priority; for jobs that others have delayed there.
+        """
         if self.outstanding >= self.window or (self.outstanding and self.bytes + len(data) > WINDOW_BYTES):
             while self.outstanding > self.window // 2 or self.bytes > WINDOW_BYTES // 2:
                 self.pump(None)
                 if not self.wait:
                     time.sleep(GATHER)
-        request = Request(item, function, unique, data, priority)
+        request = Request(item, function, unique, data, priority, due)
         self.outstanding += 1
         self.bytes += len(data)
         self._send(request)
@@ -137,7 +142,10 @@ class Submitter(Manager, GearmanClient):
             handler.heard = time.monotonic()
         if self.wait and not request.began:
             request.began = time.monotonic()
-        connection.put(COMMANDS[self.wait, request.priority], request.function, request.unique, request.data)
+        if request.due is not None and not self.wait and request.due > time.time():
+            connection.put(SUBMIT_EPOCH, request.function, request.unique, b"%d" % request.due, request.data)
+        else:
+            connection.put(COMMANDS[self.wait, request.priority], request.function, request.unique, request.data)
         handler.pending.append(request)
         self.unsent += len(request.data) + 100
 
