@@ -55,6 +55,12 @@ print(sum(row[number] for row in rows for number in sys.argv[1].split("+") if sy
         "$1" "${2-}" "$rows"
 }
 
+speeds() {   # a line per record of gm-tally: how many, and the seconds they took
+    jq -rn '["", "", "count", "p50", "p99", "longest"], (inputs | [.function, .event, .count, .duration.p50, .duration.p99, .duration.max])
+        | [.[] | if type == "number" then . * 10000 | round / 10000 | tostring else . end]
+        | [range(6) as $n | (" " * 16) as $blank | if $n < 2 then (.[$n] + $blank)[:16] else ($blank + .[$n])[-9:] end] | add'
+}
+
 free_port() {   # below the range that connections take theirs from
     python3 -c 'import random, socket
 for port in random.sample(range(20000, 32000), 100):
@@ -86,7 +92,7 @@ end() {   # end PID...: stop what this script started
 
 clean_up() {
     # shellcheck disable=SC2086  # one word each
-    end ${workers-} ${server-}
+    end ${helpers-} ${workers-} ${server-}
 }
 
 unset "${!GM_@}"
