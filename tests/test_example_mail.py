@@ -48,8 +48,8 @@ def test_the_chain_in_python(gm, tmp_path):
 def test_the_chain_in_shell(gm, tmp_path):
     find_gearmand()
     out = tmp_path / "a folder"
-    result = gm(MAIL / "run", "--shell", "40", out, timeout=380)
-    check_outcome(out, 40, result.out)
+    result = gm(MAIL / "run", "--shell", "30", out, timeout=380)
+    check_outcome(out, 30, result.out)
     assert b"-- shell/decode_mail >" in result.out and b"gm-python" not in result.out
     assert strays(tmp_path) == []
 
