@@ -8,10 +8,13 @@ runs in the background included.
     $ command           is run; "> " begins a line that continues it (as of a here document)
     what it shows       on standard output and standard error, as on a terminal: JSON lines, but tables by listings
     ...                 alone on a line: any lines, or none; within a line: any text, or none
-                        spaces at the end of a line, empty lines at the end, and colours do not count
+                        spaces at the end of a line, how many there are, empty lines at the end, and colours do not
+                        count; a unique or fingerprint, a handle, a time or an age counts as any other
 
 A page that starts a server itself (a line with "$ gm-server") finds none running; there gm-server's default port is a
-free one, and 4731 and 4732 are two more free ones. Blocks without "$ " (a unit file, a crontab) are not run.
+free one, and 4731 and 4732 are two more free ones. Behind one that ends in & the next line waits until it answers, as a
+person does by typing. Blocks without "$ " (a unit file, a crontab) are not run.
+The README's are its indented blocks with "$ " lines, all of them one session, too.
 In a literal block write \\(aq for ', \\(ga for `, \\(ha for ^, \\(ti for ~ and \\e for \\, so that it can be copied
 from every man's output.
 """
@@ -36,6 +39,22 @@ ESCAPES = {r"\(aq": "'", r"\(ga": "`", r"\(ha": "^", r"\(ti": "~", r"\e": "\\", 
 MARK = "\x1e"
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 LIMIT = 60   # seconds for all examples of a page
+# what is in an example -> what it may be
+ANY = {r"\.\.\.": ".*?", r"\b[0-9a-f]{8,}(?:…|-\d+)?": None, r"\bH:[\w.-]+:\d+": None,
+       r"\b\d{4}-\d\d-\d\dT[\d:]+Z": None, r"\b\d+[smhdw]\b": None, r" {2,}": " +"}
+TOKEN = re.compile("|".join(f"({what})" for what in ANY))
+BECOMES = [becomes or what for what, becomes in ANY.items()]
+
+
+def pattern(line: str) -> str:
+    """The regular expression of a line that an example shows."""
+    if line == "...":
+        return "(?:.*\n)*?"
+    made, at = "", 0
+    for token in TOKEN.finditer(line):
+        made += re.escape(line[at:token.start()]) + BECOMES[token.lastindex - 1]
+        at = token.end()
+    return made + re.escape(line[at:]) + " *\n"
 
 
 class Example:
@@ -45,11 +64,8 @@ class Example:
         self.line, self.command, self.shows = line, [command], []
 
     def matches(self, shown: str) -> bool:
-        wanted = "\n".join(self.shows).rstrip() + "\n"
-        pattern = "".join("(?:.*\n)*?" if line == "...\n" else
-                          ".*?".join(map(re.escape, line[:-1].rstrip().split("..."))) + " *\n"
-                          for line in wanted.splitlines(keepends=True))
-        return re.fullmatch(pattern, shown.rstrip() + "\n") is not None
+        wanted = "\n".join(self.shows).rstrip().split("\n")
+        return re.fullmatch("".join(pattern(line.rstrip()) for line in wanted), shown.rstrip() + "\n") is not None
 
 
 def literal(text: str) -> str:
@@ -57,31 +73,60 @@ def literal(text: str) -> str:
     return re.sub(r"\\\(..|\\.", lambda match: ESCAPES[match[0]], text)
 
 
-def examples(source: str) -> list[Example]:
-    found: list[Example] = []
-    section, block = "", False
+def literal_blocks(source: str) -> list[list[tuple[int, str]]]:
+    """The literal blocks under EXAMPLES of a page, as lines with their numbers."""
+    found, section, block = [], "", None
     for number, line in enumerate(source.splitlines(), 1):
         if line.startswith(".Sh "):
             section = line[4:]
         elif section == "EXAMPLES" and line.startswith(".Bd -literal"):
-            block, runs = True, False
+            block = []
+            found.append(block)
         elif line == ".Ed":
-            block = False
-        elif block and line.startswith("$ "):
-            runs = True
-            found.append(Example(number, literal(line[2:])))
-        elif block and runs and line.startswith("> ") and not found[-1].shows:
-            found[-1].command.append(literal(line[2:]))
-        elif block and runs:
-            found[-1].shows.append(literal(line))
+            block = None
+        elif block is not None:
+            block.append((number, literal(line)))
+    return found
+
+
+def indented_blocks(text: str) -> list[list[tuple[int, str]]]:
+    """The blocks of a plain text that are indented by four."""
+    found, block = [], None
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.startswith("    "):
+            if block is None:
+                block = []
+                found.append(block)
+            block.append((number, line[4:]))
+        else:
+            block = None
+    return found
+
+
+def examples(blocks: list[list[tuple[int, str]]]) -> list[Example]:
+    found: list[Example] = []
+    for block in blocks:
+        runs = False
+        for number, line in block:
+            if line.startswith("$ "):
+                runs = True
+                found.append(Example(number, line[2:]))
+            elif runs and line.startswith("> ") and not found[-1].shows:
+                found[-1].command.append(line[2:])
+            elif runs:
+                found[-1].shows.append(line)
     return found
 
 
 def session(gm, commands: list[str]) -> list[str]:
     """What each command shows on a terminal. Fails the test when they are not done in time."""
-    script = ["set +m", "mark() { local status=$?; printf '\\n\\036'; return $status; }"]
+    script = ["set +m", "mark() { local status=$?; printf '\\n\\036'; return $status; }",
+              "answers() { until (: </dev/tcp/127.0.0.1/$1) 2>/dev/null; do sleep 0.05; done; }"]
     for command in commands:
         script += ["mark", command]
+        if command.startswith("gm-server") and command.endswith("&"):
+            port = re.search(r"--port=(\d+)", command)
+            script.append("answers " + (port[1] if port else "${GM_SERVERS##*:}"))
     path = gm.home.parent / (gm.home.name + ".sh")
     path.write_text("\n".join(script) + "\n")
     master, slave = pty.openpty()
@@ -150,7 +195,7 @@ def test_literal_blocks_can_be_copied(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_examples_do_what_they_show(page, gm, request):
-    found = examples(page.read_text("utf-8"))
+    found = examples(literal_blocks(page.read_text("utf-8")))
     if page.suffix == ".1":
         assert found, f"{page.name}: no examples"
     ports = {}
@@ -160,3 +205,9 @@ def test_examples_do_what_they_show(page, gm, request):
         request.getfixturevalue("gearmand")
     assert gm.env["GM_SERVERS"] != NO_SERVER or not found
     check(gm, found, page.name, ports)
+
+
+def test_the_tour_of_the_readme(gm):
+    found = examples(indented_blocks((ROOT / "README").read_text("utf-8")))
+    assert len(found) > 5
+    check(gm, found, "README", own_server(gm))
