@@ -87,7 +87,7 @@ _gearmang_table() {
         gm-check)
             flags='-h --help --version'
             valued=' -w:none; --warning:none; -c:none; --critical:none; -f:ask GLOB; --function:ask GLOB; --exclude:ask GLOB; --window:none; -t:none; --timeout:none; --quarantine:files; -s:none; --server:none;'
-            operands='list ' ;;
+            operands='list queue workers age dead server' ;;
         gm-collect)
             flags='--until-empty -q --quiet -h --help --version'
             valued=' --quarantine:files; -s:none; --server:none;'

@@ -56,7 +56,7 @@ complete -c gm-check -l quarantine -r -F -d 'the quarantine file'
 complete -c gm-check -s s -l server -x -d 'the servers'
 complete -c gm-check -s h -l help -d 'show this'
 complete -c gm-check -l version -d 'show the version'
-complete -c gm-check -n 'test (__gearmang_operands -w --warning -c --critical -f --function --exclude --window -t --timeout --quarantine -s --server) -eq 0' -a ''
+complete -c gm-check -n 'test (__gearmang_operands -w --warning -c --critical -f --function --exclude --window -t --timeout --quarantine -s --server) -eq 0' -a 'queue workers age dead server'
 
 complete -c gm-collect -f
 complete -c gm-collect -l until-empty -d 'exit when there is nothing to be had now'
