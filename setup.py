@@ -13,6 +13,7 @@ readme = here / "README"
 
 check = ["nagiosplugin>=1.3,<2"]
 blueox = ["pyzmq>=22", "msgpack>=1,<2"]
+tally = ["ddsketch>=3,<4"]
 demo = ["pillow>=9"]
 
 places = {
@@ -54,8 +55,10 @@ setup(
     extras_require={
         "check": check,
         "blueox": blueox,
+        "tally": tally,
         "demo": demo,
-        "test": ["pytest>=7", "pytest-xdist>=3", "pytest-timeout>=2", "hypothesis>=6"] + check + blueox + demo,
+        "test": ["pytest>=7", "pytest-xdist>=3", "pytest-timeout>=2", "hypothesis>=6", "prometheus-client>=0.20",
+                 "numpy>=1.24"] + check + blueox + tally + demo,
     },
     cmdclass={"install_data": Data},
     zip_safe=False,

@@ -7,6 +7,7 @@ import threading
 import time
 
 from . import job
+from .errors import Usage
 from .lines import Input, Output, ReaderGone, records
 
 KEPT = 10000    # messages that wait for a receiver that is away
@@ -38,6 +39,19 @@ def text(event: dict, name: str) -> str:
     except job.BadRecord:
         value = event.get(name)
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else "" if value is None else str(value)
+
+
+def host_port(place: str, port: int, name: str) -> tuple[str, int]:
+    """The host and the port of HOST[:PORT], [V6]:PORT or a bare V6; port where there is none. Raises Usage, naming it."""
+    from .wire import parse_servers
+    bare = place.count(":") == 0 or place.endswith("]")
+    try:
+        (host, found, tls), = parse_servers(f"{place}:{port}" if bare else place)
+    except (Usage, ValueError):
+        raise Usage(f"{name}: not HOST:PORT: {place!r}") from None
+    if tls:
+        raise Usage(f"{name}: no TLS here: {place!r}")
+    return host, port if not bare and place.count(":") > 1 and "]" not in place else found
 
 
 class Delivery:

@@ -12,7 +12,7 @@ import termios
 import time
 
 from .errors import Usage
-from .events import text
+from .events import host_port, text
 from .lines import safe
 
 PORT = 514
@@ -156,13 +156,8 @@ class TCP(UDP):
 
 def transport(place: str | None, tcp: bool) -> Local:
     """What an operand names: nothing or a path, the local socket; HOST[:PORT]. Raises Usage."""
-    from .wire import parse_servers
     if place is None or "/" in place and "://" not in place:
         if tcp:
             raise Usage("--tcp: for HOST:PORT only")
         return Local(place or "/dev/log")
-    servers = parse_servers(place if ":" in place.rpartition("]")[2] or place.count(":") > 1 else f"{place}:{PORT}")
-    if len(servers) > 1 or servers[0].tls:
-        raise Usage(f"HOST:PORT: {place!r} is not one host")
-    host, port, _ = servers[0]
-    return (TCP if tcp else UDP)(host, port)
+    return (TCP if tcp else UDP)(*host_port(place, PORT, "HOST:PORT"))
