@@ -81,6 +81,9 @@ _gearmang() {
 # The options of a tool and what completes their values and its operands.
 _gearmang_table() {
     case $1 in
+        gm-blueox)
+            flags='-h --help --version'
+            operands='none' ;;
         gm-bury)
             flags='--strict -q --quiet -h --help --version'
             valued=' --quarantine:files;' ;;
@@ -155,4 +158,4 @@ _gearmang_table() {
     esac
 }
 
-complete -o nospace -F _gearmang gm-bury gm-check gm-collect gm-collectd gm-dead gm-drop gm-history gm-python gm-reap gm-requeue gm-salvage gm-server gm-status gm-submit gm-syslog gm-tally gm-work
+complete -o nospace -F _gearmang gm-blueox gm-bury gm-check gm-collect gm-collectd gm-dead gm-drop gm-history gm-python gm-reap gm-requeue gm-salvage gm-server gm-status gm-submit gm-syslog gm-tally gm-work

@@ -38,6 +38,10 @@ function __gearmang_command
     complete -C (string join ' ' -- (string escape -- $words[(math (count $words) - $count)..-1]))
 end
 
+complete -c gm-blueox -f
+complete -c gm-blueox -s h -l help -d 'show this'
+complete -c gm-blueox -l version -d 'show the version'
+
 complete -c gm-bury -f
 complete -c gm-bury -l strict -d 'stop at the first bad line'
 complete -c gm-bury -l quarantine -r -F -d 'the quarantine file, made where there is none'
