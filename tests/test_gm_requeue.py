@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
+import random
 import signal
 import sqlite3
+import time
 
 import pytest
+
 from conftest import until
+from libgm import job
 from test_gm_dead import die  # noqa: F401  a fixture
 
 EMPTY = ("gm-work", "--until-empty", "--tries=1", "--brake=0")
@@ -100,20 +106,52 @@ def test_empty_input_changes_nothing(gm):
     assert gm("gm-requeue", input=b"").err == b""
 
 
-def test_killed_at_any_point_it_loses_nothing(gm, gearmand, die):  # noqa: F811
-    die("f", b"".join(b"%d\n" % n for n in range(400)))
-    listing = gm("gm-dead").out
-    for delay in range(6):
-        process = gm.start("gm-requeue", "-q", stdin=open(_file(gm, listing), "rb"))
-        until(lambda: process.poll() is not None or gearmand.waiting(b"f") > delay * 60)
+def bury(gm, payloads, function="f"):
+    """Quarantine jobs with these payloads (bytes), each with a unique of its own: u0, u1, ..."""
+    lines = [json.dumps({"function": function, "unique": f"u{n}", "last_failed": "2026-01-01T00:00:00Z",
+                         "data_b64": base64.b64encode(payload).decode()}) + "\n" for n, payload in enumerate(payloads)]
+    gm("gm-bury", "-q", input="".join(lines).encode())
+
+
+def payloads(gm, gearmand):
+    """What is in the queue, by the file of gearmand: wire unique -> payload without its envelope."""
+    records = gm("gm-salvage", gearmand.store).records
+    return {record["unique"]: (record["envelope"], job.get(record, "data")) for record in records}
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_points_it_loses_nothing(gm, gearmand):
+    """5,000 jobs, worked on all the while. Duplicates are those that gm-requeue has said there may be, at most."""
+    bury(gm, [b"%d" % n for n in range(5000)])
+    listing = _file(gm, gm("gm-dead").out)
+    worker = gm.start("gm-work", "--pipe", "f", "--", "jq", "-c", "--unbuffered", "{ok: true, result: .data}")
+    dice, kills = random.Random(20), 0
+    for _ in range(20):
+        process = gm.start("gm-requeue", "-q", "--rate=4000", stdin=open(listing, "rb"))
+        left = max(0, len(idents(gm)) - dice.randrange(0, 300))
+        until(lambda: process.poll() is not None or dead(gm) <= left)
+        kills += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
-    gm("gm-requeue", "-q", input=listing)
+    assert kills > 10
+    gm("gm-requeue", "-q", input=listing.read_bytes())
     assert idents(gm) == []
-    seen = [json.loads(line) for line in gm("gm-work", "--until-empty", "f", "--", "cat").out.splitlines()]
-    assert len({event["unique"] for event in seen}) == 400
-    with sqlite3.connect(gm.env["GM_QUARANTINE"]) as db:
-        assert db.execute("SELECT count(*) FROM audit WHERE action = 'requeue'").fetchone() == (400,)
+    until(lambda: gearmand.status()[b"f"][0] == 0, timeout=60)
+    worker.terminate()
+    assert worker.wait(20) == 0
+    seen = [json.loads(line)["unique"] for line in worker.out_path.read_bytes().splitlines()]
+    assert set(seen) == {f"u{n}" for n in range(5000)}
+    assert len(seen) - 5000 <= 20 * 400   # of a batch that a kill fell upon
+    done = gm("gm-history", "--action=requeue").records
+    assert len(done) == 5000 and {entry["unique"] for entry in done} == set(seen)
+
+
+def dead(gm):
+    db = sqlite3.connect(gm.env["GM_QUARANTINE"])
+    try:
+        return db.execute("SELECT count(*) FROM job").fetchone()[0]
+    finally:
+        db.close()
 
 
 def _file(gm, data):
@@ -140,3 +178,184 @@ def test_no_silent_wait_on_a_terminal(gm, name):
     finally:
         os.close(master)
         os.close(slave)
+
+
+# ---- payloads
+
+ODD = [b"/old/plain", b"\xff\xfe/old/\x00\x80", "/old/ü\u2028\ufeff\U0001f600".encode(), b"", b"a\0b /old/", b'{"path":"/old/x"}\n\n',
+       b"/other/", b"%gm1 {}\n/old/", "\ufffd\uffff\x7f".encode(), bytes(range(256)), b"\r\n\t", b"\xed\xa0\x80 /old/"]
+
+
+def test_a_jq_edit_changes_what_it_names_and_no_byte_of_the_others(gm, gearmand):
+    bury(gm, ODD)
+    result = gm("bash", "-c", """gm-dead | jq -c '(.data|strings)|=sub("/old/";"/new/")' | gm-requeue --edit""")
+    there = payloads(gm, gearmand)
+    assert len(there) == len(ODD) and len(result.records) == len(ODD)
+    for envelope, data in there.values():
+        before = ODD[int(envelope["unique"][1:])]
+        after = before
+        try:
+            after = before.decode().replace("/old/", "/new/", 1).encode()
+        except UnicodeDecodeError:
+            pass   # data_b64, which the filter does not name
+        assert data == after and envelope["requeues"] == 1
+    edited = {entry["unique"]: entry["edited"] for entry in gm("gm-history", "--action=requeue").records}
+    assert {f"u{n}": b"/old/" in data and _text(data) for n, data in enumerate(ODD)} == edited
+
+
+def _text(data):
+    try:
+        return bool(data.decode()) or True
+    except UnicodeDecodeError:
+        return False
+
+
+def test_jq_in_between_changes_nothing(gm, gearmand):
+    bury(gm, ODD)
+    gm("bash", "-c", "gm-dead | jq -c . | gm-requeue -q")   # without --edit a difference would be refused
+    assert sorted(data for _, data in payloads(gm, gearmand).values()) == sorted(ODD)
+
+
+def test_both_data_and_data_b64_are_refused(gm, gearmand):
+    bury(gm, [b"\xff"])
+    record = {**gm("gm-dead").records[0], "data": "new"}
+    assert b"both data and data_b64" in gm("gm-requeue", "--edit", input=json.dumps(record).encode(), status=1).err
+    assert idents(gm) == [1] and gm("gm-history", "--action=requeue").records == []
+
+
+def test_priority_and_function_of_the_record(gm, gearmand):
+    bury(gm, [b"1", b"2", b"3"])
+    for change in ({"priority": "high"}, {"function": "g\n"}, {"priority": "urgent"}):
+        ident = idents(gm)[0]
+        record = {**gm("gm-dead", ident).records[0], **change}
+        gm("gm-requeue", input=json.dumps(record).encode(), status=1)
+        gm("gm-requeue", "--edit", input=json.dumps(record).encode(), status=None)
+    assert idents(gm) == [2, 3]
+    assert [record["priority"] for record in gm("gm-salvage", gearmand.store).records] == ["high"]
+
+
+# ---- two-phase
+
+
+def test_what_a_dead_requeue_sent_merges_with_what_is_sent_again(gm, gearmand):
+    """It was killed between the server's acknowledgement and the removal."""
+    bury(gm, [b"1", b"2"])
+    db = sqlite3.connect(gm.env["GM_QUARANTINE"])
+    db.execute("CREATE TRIGGER stop BEFORE DELETE ON job BEGIN SELECT raise(ABORT, 'cut off here'); END")
+    db.commit()
+    assert b"cut off here" in gm("gm-requeue", "1", "2", status=111).err
+    db.execute("DROP TRIGGER stop")
+    db.commit()
+    db.close()
+    assert gearmand.waiting(b"f") == 2 and idents(gm) == [1, 2]
+    result = gm("gm-requeue", "1", "2")
+    assert b"2 of these jobs may run twice" in result.err
+    assert gearmand.waiting(b"f") == 2 and idents(gm) == [] and len(gm("gm-history", "--action=requeue").records) == 2
+
+
+def test_deaths_in_the_meantime_are_still_there(gm, gearmand):
+    """Jobs die again, and others with the same uniques die too, while they are being sent back."""
+    uniques = [b"u%d" % n for n in range(30)]
+    bury(gm, [b"first %d" % n for n in range(30)])
+    worker = gm.start("gm-work", "-q", "-j", "2", "--tries=1", "--brake=0", "f", "--", "false")
+    requeue = gm.start("gm-requeue", "--rate=100", stdin=open(_file(gm, gm("gm-dead").out), "rb"))
+    lines = [json.dumps({"function": "f", "unique": unique.decode(), "data": "other"}) for unique in uniques]
+    gm("gm-submit", "-q", input="\n".join(lines).encode())
+    requeue.wait(30)
+    until(lambda: dead(gm) == 60 and gearmand.status()[b"f"][0] == 0)
+    worker.terminate()
+    assert worker.wait(20) == 0
+    records = gm("gm-dead").records
+    assert sorted(record["data"] for record in records) == sorted(["other"] * 30 + [f"first {n}" for n in range(30)])
+    assert all(record["requeues"] == (record["data"] != "other") for record in records)
+    assert len(gm("gm-history", "--action=requeue").records) == 30
+
+
+def test_a_job_that_comes_back_a_third_time_shows_it(gm, die):  # noqa: F811
+    die("f", b"1\n")
+    for _ in range(3):
+        gm("bash", "-c", "gm-dead | gm-requeue -q")
+        die("f", b"")
+    record, = gm("gm-dead").records
+    assert record["requeues"] == 3 and record["attempts"] == 1 and len(gm("gm-history", "--action=requeue").records) == 3
+
+
+def test_a_delayed_retry_is_sent_now(gm, gearmand):
+    gm("gm-submit", "-q", "f", input=b"1\n")
+    gm("gm-work", "-q", "--until-empty", "--delay=1h", "f", "--", "false")
+    gm("bash", "-c", "gm-dead --delayed | gm-requeue -q")
+    assert gearmand.waiting(b"f") == 1 and gm("gm-dead", "--delayed").records == []
+
+
+# ---- --wait, --rate
+
+
+def test_wait_keeps_what_fails(gm, gearmand):
+    bury(gm, [b"good", b"bad", b"good"])
+    worker = gm.start("gm-work", "-q", "f", "--", "sh", "-c", "read -r p; test $p = good && echo done || { echo no such luck >&2; exit 1; }")
+    result = gm("gm-requeue", "--wait", "1", "2", "3", status=1)
+    assert sorted(record["id"] for record in result.records) == [1, 3]
+    assert all(record["result"] == "done\n" and record["duration"] > 0 for record in result.records)
+    assert b"2: failed: no such luck: it stays in quarantine" in result.err
+    assert idents(gm) == [2] and [entry["job"] for entry in gm("gm-history", "--action=requeue").records] == [record["id"] for record in result.records]
+    record, = gm("gm-dead").records
+    assert record["revision"] == 1 and record["state"] == "dead" and record["requeues"] == 0
+    worker.terminate()
+    worker.wait(20)
+
+
+def test_a_canary_stops_the_requeue(gm, gearmand):
+    bury(gm, [b"x"] * 20)
+    canary = "gm-dead -f f -n 1 | gm-requeue -q --wait && gm-dead -f f | gm-requeue -q"
+    broken = gm.start("gm-work", "-q", "f", "--", "false")
+    gm("bash", "-c", canary, status=1)
+    broken.terminate()
+    broken.wait(20)
+    assert len(idents(gm)) == 20 and gearmand.waiting(b"f") == 0
+    mended = gm.start("gm-work", "-q", "f", "--", "true")
+    gm("bash", "-c", canary)
+    until(lambda: gearmand.status()[b"f"][0] == 0)
+    assert idents(gm) == []
+    mended.terminate()
+    mended.wait(20)
+
+
+def test_an_interrupted_wait_gives_everything_back(gm, gearmand):
+    bury(gm, [b"x"] * 3)
+    process = gm.start("gm-requeue", "--wait", "1", "2", "3")
+    until(lambda: gearmand.waiting(b"f") == 3)
+    assert {record["state"] for record in gm("gm-dead").records} == {"claimed"}
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert {record["state"] for record in gm("gm-dead").records} == {"dead"}
+
+
+def test_no_more_than_so_many_a_second(gm, gearmand):
+    bury(gm, [b"x"] * 8)
+    begin = time.monotonic()
+    gm("bash", "-c", "gm-dead | gm-requeue -q --rate 10")
+    assert time.monotonic() - begin >= 0.7 and gearmand.waiting(b"f") == 8
+    for rate in ("0", "-1", "fast"):
+        gm("gm-requeue", f"--rate={rate}", "1", status=2)
+
+
+def test_a_slow_requeue_holds_nobody_up(gm, gearmand):
+    """gm-dead waits for it in the middle of its listing: it has no transaction open, and the WAL can be emptied."""
+    bury(gm, [b"x" * 2000] * 1000)
+    both = gm.start("bash", "-c", "gm-dead | gm-requeue -q --rate 20", start_new_session=True)
+    until(lambda: gearmand.waiting(b"f") >= 3)
+    db = sqlite3.connect(gm.env["GM_QUARANTINE"], timeout=20)
+    assert db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+    db.close()
+    bury(gm, [b"y" * 2000] * 1500, "g")
+    assert (gm.home / "quarantine.db-wal").stat().st_size < 16 << 20
+    os.killpg(both.pid, signal.SIGTERM)
+    both.wait(20)
+
+
+def test_a_reader_that_goes_away(gm, gearmand):
+    bury(gm, [b"x"] * 5000)
+    result = gm("bash", "-c", "set -o pipefail; gm-dead | gm-requeue | head -1", status=None)
+    assert b"its reader has gone: stopped after " in result.err
+    assert len(idents(gm)) + gearmand.waiting(b"f") == 5000
+    assert len(gm("gm-history", "--action=requeue").records) == gearmand.waiting(b"f")
