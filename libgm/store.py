@@ -92,11 +92,14 @@ def raw(value: str | bytes) -> bytes:
     return value.encode() if isinstance(value, str) else value
 
 
-def network_type(path: str) -> str | None:
-    """The type of the network file system that path lies on, None where it is local or cannot be told."""
+def network_type(path: str, table: str = "/proc/self/mountinfo") -> str | None:
+    """The type of the network file system that path lies on, None where it is local or cannot be told.
+
+    table: in the format of proc(5)'s mountinfo.
+    """
     try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
-            mounts = [(line.split()[4], line.partition(" - ")[2].split()[0]) for line in table]
+        with open(table, encoding="utf-8", errors="surrogateescape") as lines:
+            mounts = [(line.split()[4], line.partition(" - ")[2].split()[0]) for line in lines]
     except (OSError, IndexError):
         return None
     path = os.path.realpath(path)
