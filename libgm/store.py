@@ -168,9 +168,11 @@ class Store:
                                              f"cannot open: {reason_of(error)}")) from None
 
     def _open(self, path: str, create: bool) -> None:
-        application, self.version = self._connect()
+        tables = self._connect()   # before the rest: another process may be making them, all in one transaction
+        application, self.version = (self.db.execute(f"PRAGMA {name}").fetchone()[0]
+                                     for name in ("application_id", "user_version"))
         if application != APPLICATION_ID:
-            empty = not application and not self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            empty = not application and not tables
             if not (empty and create):
                 raise Unavailable(f"{path}: not a quarantine file: " +
                                   ("empty: gm-work makes it" if empty else "an SQLite database of something else"))
@@ -181,8 +183,8 @@ class Store:
         if self.readonly:
             self.db.execute("PRAGMA query_only=1")
 
-    def _connect(self) -> tuple[int, int]:
-        """Open .db; its (application_id, user_version). Raises sqlite3.Error.
+    def _connect(self) -> int:
+        """Open .db; how many tables and indexes it has. Raises sqlite3.Error.
 
         A reader who may not write beside the file cannot have the WAL's index made there: where no WAL is, it needs none.
         """
@@ -194,8 +196,7 @@ class Store:
             self.db = sqlite3.connect(f"file:{quote(self.path)}?{mode}", uri=True, timeout=self.busy,
                                       isolation_level=None, check_same_thread=False)
             try:
-                return tuple(self.db.execute(f"PRAGMA {name}").fetchone()[0]
-                             for name in ("application_id", "user_version"))
+                return self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
             except sqlite3.OperationalError:
                 self.db.close()
                 if mode is modes[-1]:
