@@ -45,6 +45,7 @@ install:
 	$(foreach n,1 5 7,install -m 644 man/*.$(n) "$(SHARE)/man/man$(n)" &&) true
 	install -m 644 README LICENSE "$(SHARE)/doc/gearmang"
 	cp -R contrib "$(SHARE)/doc/gearmang" && rm -rf "$(SHARE)/doc/gearmang/contrib/debian"
+	find "$(SHARE)/doc/gearmang/contrib" -type f -exec sed -i 's|/usr/local/bin|$(PREFIX)/bin|g' {} +
 	install -m 644 completions/gearmang.bash "$(SHARE)/bash-completion/completions"
 	install -m 644 completions/_gearmang "$(SHARE)/zsh/site-functions"
 	install -m 644 completions/gearmang.fish "$(SHARE)/fish/vendor_completions.d"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from .errors import NOT_FOUND, CannotRun, Unavailable, Usage
@@ -92,7 +93,9 @@ def check_port(listen: str, port: int) -> None:
                     probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 probe.bind(address)
     except OSError as error:
-        raise Unavailable(f"{listen}:{port}: cannot listen: {error.strerror}") from None
+        another = ": another gearmand? Debian starts one: systemctl disable --now gearman-job-server"
+        raise Unavailable(f"{listen}:{port}: cannot listen: {(error.strerror or str(error)).lower()}" +
+                          (another if error.errno == errno.EADDRINUSE else "")) from None
 
 
 def lock(store: str) -> int:

@@ -136,6 +136,10 @@ def test_debian_package(gm, checkout, tmp_path):
     result = gm(root / "usr/bin/gm-submit", "f", input=b"x\n", env={"PYTHONPATH": str(debian), **environment}, status=111)
     assert b"cannot connect" in result.err   # the wire is there
     assert (root / "usr/share/zsh/vendor-completions/_gearmang").exists()
+    units = {unit.name for unit in ROOT.glob("contrib/systemd/*.*er*") if unit.suffix != ".conf"}
+    assert {unit.name for unit in (root / "usr/lib/systemd/system").iterdir()} == units
+    for unit in (root / "usr/lib/systemd/system").iterdir():
+        assert "/usr/local" not in unit.read_text()
     (root / "var/lib/gearmang/quarantine.db").touch()
     purged = gm(*without_users(root, "-P", "gearmang"), env=environment)
     assert b"is not empty, and stays" in purged.err and (root / "var/lib/gearmang/quarantine.db").exists()
