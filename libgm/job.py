@@ -80,6 +80,13 @@ def new_unique() -> bytes:
     return os.urandom(12).hex().encode()
 
 
+def check_unwaited(unique: bytes) -> bytes:
+    """unique itself, where it marks no job that a client waits for. Raises BadRecord."""
+    if unique.endswith(WAITED):
+        raise BadRecord("unique ends in ~w, which marks jobs whose client waits")
+    return unique
+
+
 def digest(size: int, *parts: bytes) -> str:
     """size bytes of BLAKE2b over the parts, each with its length before it, as hex digits."""
     state = blake2b(digest_size=size)
@@ -169,6 +176,11 @@ def encoder():
     """JSON in ASCII, to one line: json.dumps() would make its encoder anew for each."""
     import json
     return json.JSONEncoder(separators=(",", ":")).encode
+
+
+def plain(data: bytes) -> bytes:
+    """A payload as it is submitted: where it would be taken for an envelope, an empty one stands in front."""
+    return wrap(Envelope(), data) if data.startswith(MARK) and unwrap(data)[0] is not None else data
 
 
 def unwrap(data: bytes) -> tuple[Envelope | None, bytes]:

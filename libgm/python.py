@@ -10,7 +10,7 @@ import os
 import sys
 
 from .errors import BadRecord, Error
-from .job import get
+from .job import PRIORITIES, check_function, check_unique, check_unwaited, digest, get, plain
 
 CHUNK = 1 << 18
 LAST_LINES = 50       # of a traceback and log that an answer carries
@@ -82,6 +82,22 @@ class Job:
         """Values for the job's event: numbers go into gm-tally's statistics."""
         self._extra.update(values)
 
+    def submit(self, function: str, data: object, unique: str | None = None, priority: str = "normal") -> str:
+        """Submit another job, and wait until a server has it; its handle. To be called when this job's own work is safe.
+
+        data: bytes or str as they are, all else as JSON. unique: a digest of data, so that a repeat of this job adds no
+        second copy to the queue. Raises BadRecord, and Error where no server takes it: this job is tried again.
+        """
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            data = (data if isinstance(data, str) else json.dumps(data, sort_keys=True)).encode()
+        data = bytes(data)
+        if not data:
+            raise BadRecord("empty payload: it would stop gearmand from starting again")
+        if priority not in PRIORITIES:
+            raise BadRecord(f"priority is not one of {', '.join(PRIORITIES)}")
+        wire_unique = check_unwaited(check_unique((unique or digest(20, data)).encode()))
+        return _submitted(check_function(function.encode()), wire_unique, plain(data), priority)
+
     def progress(self, done: int, of: int) -> None:
         """Tell whoever waits for the job how far it is."""
         self._say({"progress": [done, of]})
@@ -89,6 +105,30 @@ class Job:
     def partial(self, data: bytes | str) -> None:
         """Send a part of the result to whoever waits for the job."""
         self._say(coded("partial", data.encode() if isinstance(data, str) else bytes(data)))
+
+
+_submitter = None   # of this process, its connections kept
+
+
+def _submitted(*what) -> str:
+    """Submit (function, unique, data, priority) and wait for its handle. Raises Error."""
+    global _submitter
+    from . import cli, submit, wire
+    if _submitter is None:
+        _submitter = submit.Submitter(wire.parse_servers(cli.servers({})),
+                                      on_accept=lambda answers, handle, server: answers.append(handle),
+                                      on_refuse=lambda answers, error: answers.append(error))
+    answers: list = []
+    try:
+        _submitter.submit(*what, answers)
+        _submitter.finish()
+    except Error:
+        _submitter.close()   # with what it would send again
+        _submitter = None
+        raise
+    if isinstance(answers[0], Error):
+        raise answers[0]
+    return answers[0].decode()
 
 
 def coded(name: str, data: bytes) -> dict:

@@ -11,7 +11,6 @@ from .errors import NO, OK, BadRecord, Error, Usage
 from .lines import Input, Output, ReaderGone, records, stdin_or_usage
 from .progress import Progress
 
-BARE = job.Envelope()   # what goes in front of a payload that would be taken for an envelope
 
 
 class Strict(Exception):
@@ -133,15 +132,15 @@ class Submission:
         job.check_unique(unique)
         if self.wait and len(unique) > job.MAX_UNIQUE - len(job.WAITED):
             raise BadRecord(f"unique of {len(unique)} bytes: at most {job.MAX_UNIQUE - len(job.WAITED)} with --wait")
-        if not (self.wait or wire) and unique.endswith(job.WAITED):
-            raise BadRecord("unique ends in ~w, which marks jobs whose client waits")
+        if not (self.wait or wire):
+            job.check_unwaited(unique)
 
     def checked(self, made: job.Job, wire: bool = False) -> job.Job:
         """The job as it goes over the wire. Raises BadRecord."""
         if made.envelope is not None:
             made.data = job.wrap(made.envelope, made.data)
-        elif not wire and made.data.startswith(job.MARK) and job.unwrap(made.data)[0] is not None:
-            made.data = job.wrap(BARE, made.data)
+        elif not wire:
+            made.data = job.plain(made.data)
         if not made.data and not self.wait:
             raise BadRecord("empty payload: it would stop gearmand from starting again")
         return made

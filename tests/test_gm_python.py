@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import signal
+import subprocess
 
 import pytest
 from conftest import ROOT, until
@@ -52,6 +53,11 @@ def count(job, state):
     state.append(job.text)
     return str(len(state))
 def teardown(state): open("torn-down", "w").write("".join(state))
+def first(job): return job.submit("next", {"b": job.text, "a": 1})
+def many(job):
+    for number, data in enumerate(("text", b"\\xff", "%gm1 {}\\n", ["json"])):
+        job.submit("next", data, unique=f"{job.text}-{number}", priority="high")
+def badly(job): job.submit("next", *job.json)
 def broken(): raise OSError("no database")
 class Holder:
     @staticmethod
@@ -191,6 +197,52 @@ def test_a_module_that_cannot_be_imported_is_the_worker_s_fault(gm, gearmand, tm
     assert event["attempts"] == 1
     worker.terminate()
     assert worker.wait(20) == 0
+
+
+def submitted(gm) -> list:
+    """The payloads that wait for the function next, in their order."""
+    script = "import sys, json; print(json.dumps(sys.stdin.buffer.read().decode('latin-1')), file=open('seen', 'a'))"
+    gm("gm-work", "--until-empty", "next", "--", "python3", "-c", script)
+    return [json.loads(line).encode("latin-1") for line in open(gm.home / "seen")]
+
+
+def test_a_handler_submits_the_next_job_once(gm, gearmand, module):
+    handles = [answer["result"] for answer in call(gm, "first", "x", "x", "y").records]
+    assert handles[0] == handles[1] != handles[2] and handles[0].startswith("H:")
+    assert submitted(gm) == [b'{"a": 1, "b": "x"}', b'{"a": 1, "b": "y"}']
+
+
+def test_what_a_handler_submits_arrives_as_it_is(gm, gearmand, module):
+    call(gm, "many", "x")
+    assert submitted(gm) == [b"text", b"\xff", b"%gm1 {}\n", b'["json"]']
+    assert gearmand.waiting(b"next") == 0
+
+
+@pytest.mark.parametrize("args, error", [
+    ('[""]', "empty payload"), ('["x", "u", "urgent"]', "priority is not one of"), (json.dumps(["x", "u" * 64]), "unique of 64"),
+    ('["x", "u~w"]', "unique ends in ~w"),
+])
+def test_what_cannot_be_submitted_fails_its_job(gm, module, args, error):
+    answer, = call(gm, "badly", args, status=1).records
+    assert not answer["ok"] and error in answer["error"]
+
+
+def test_a_server_that_is_away_fails_the_job_and_one_that_comes_back_is_found(gm, new_gearmand, module):
+    server = new_gearmand("store.db")
+    gm.env["GM_SERVERS"] = server.server
+    process = gm.start("gm-python", "mod:first", stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={"GM_TIMEOUT": "0.5"})
+
+    def ask() -> dict:
+        process.stdin.write(b'{"data":"x"}\n')
+        process.stdin.flush()
+        return json.loads(process.stdout.readline())
+    assert ask()["ok"]
+    server.kill()
+    answer = ask()
+    assert not answer["ok"] and "cannot connect" in answer["error"]
+    server.start()
+    assert ask()["ok"]
+    assert server.waiting(b"next") == 1
 
 
 def test_the_end_of_gm_work_cleans_up(gm, gearmand, module, tmp_path):
