@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import email
 import json
+import signal
 import subprocess
 import sys
 
 import pytest
 
-from conftest import ROOT, find_gearmand, strays
+from conftest import ROOT, find_gearmand, strays, until
 
 MAIL = ROOT / "examples/mail"
 
@@ -52,6 +53,17 @@ def test_the_chain_in_shell(gm, tmp_path):
     check_outcome(out, 30, result.out)
     assert b"-- shell/decode_mail >" in result.out and b"gm-python" not in result.out
     assert strays(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_leaves_nothing_running(gm, tmp_path):
+    find_gearmand()
+    process = gm.start(MAIL / "run", "300", tmp_path / "out", start_new_session=True)
+    killed = tmp_path / "out/disturbed.log"
+    until(lambda: killed.exists() and killed.read_bytes(), timeout=60, what="the run is in its midst")
+    process.terminate()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    until(lambda: strays(gm.home) == [], what="everything has ended")
 
 
 def make_mail(folder, count: int, *shapes: str) -> list[dict]:

@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 
 import letter
 from libgm.python import Quarantine
-from spool import digest, keep, load, pass_on
+from spool import digest, keep, load
 
 SIZE = 120, 120                      # pixels of a small picture, at most
 Image.MAX_IMAGE_PIXELS = 50_000_000  # more is refused, before anything is unpacked
@@ -35,7 +35,7 @@ def fetch_mail(job):
     raw = load(new if os.path.exists(new) else seen)   # it is seen where this is a repeat
     message = digest(raw)[:32]
     keep(f"spool/{message}.eml", raw)
-    pass_on("decode_mail", [{"message": message}])
+    job.submit("decode_mail", {"message": message})
     if os.path.exists(new):
         os.rename(new, seen)
     job.extra(bytes=len(raw))
@@ -51,9 +51,10 @@ def decode_mail(job):
     for name, data in zip(names, images):
         keep(f"parts/{name}", data)
     keep(f"mail/{message}.json", json.dumps({**headers, "images": names}).encode())
-    pass_on("extract_image", [{"message": message, "image": name} for name in names])
+    for name in names:
+        job.submit("extract_image", {"message": message, "image": name})
     if not names:
-        pass_on("send_complete", [{"message": message}])
+        job.submit("send_complete", {"message": message})
     job.extra(images=len(names))
 
 
@@ -71,7 +72,7 @@ def extract_image(job):
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Warning) as error:
         raise Quarantine(str(error)) from None
     keep(f"images/{name}", data)
-    pass_on("resize", [job.json])
+    job.submit("resize", job.json)
 
 
 def resize(job):
@@ -87,7 +88,7 @@ def resize(job):
         keep(small, file.getvalue())
     # the picture first, then the question: of two that finish the last images of a message, one at least sees both
     if all(os.path.exists(f"small/{image}.jpg") for image in json.loads(load(f"mail/{message}.json"))["images"]):
-        pass_on("send_complete", [{"message": message}])
+        job.submit("send_complete", {"message": message})
 
 
 def send_complete(job):
