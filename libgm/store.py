@@ -158,7 +158,7 @@ class Store:
         kind = network_type(self.path)
         if kind:
             raise Unavailable(f"{path}: on a network file system ({kind}), where locks do not hold: use a local disk")
-        if not readonly and not os.access(self.path, os.W_OK):
+        if not readonly and not may(self.path, os.W_OK):
             raise Unavailable(f"{path}: cannot write: permission denied")
         try:
             self._open(path, create)
@@ -190,7 +190,7 @@ class Store:
         """
         from urllib.parse import quote
         modes = ["mode=rw"]
-        if self.readonly and not (os.access(self.path, os.W_OK) and os.access(os.path.dirname(self.path), os.W_OK)):
+        if self.readonly and not (may(self.path, os.W_OK) and may(os.path.dirname(self.path), os.W_OK)):
             modes = ["mode=ro"] if _has_wal(self.path) else ["mode=ro", "mode=ro&immutable=1"]
         for mode in modes:
             self.db = sqlite3.connect(f"file:{quote(self.path)}?{mode}", uri=True, timeout=self.busy,
@@ -354,8 +354,13 @@ def check_readable(path: str) -> None:
         raise IsADirectoryError(errno.EISDIR, "Is a directory")
     if not stat.S_ISREG(kind):
         raise OSError(errno.EINVAL, "Not a regular file")
-    if not os.access(path, os.R_OK):
+    if not may(path, os.R_OK):
         raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def may(path: str, how: int) -> bool:
+    """Whether open() would: by the effective ids and capabilities, where access(2) goes by the real ones."""
+    return os.access(path, how, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _has_wal(path: str) -> bool:
