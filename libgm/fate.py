@@ -199,7 +199,7 @@ class Fate:
     def answer(self, attempt: Attempt, outcome: Outcome, event: str, reason, error) -> None:
         """The job ends here: its counts, then the server's copy, go."""
         self.transact(False, (starts.end, attempt.run), (starts.forget, attempt.identity))
-        self.acknowledge(attempt, outcome, event == "done")
+        self.acknowledge(attempt, outcome, event == "done", error)
         self.emit(event, attempt, attempt.before + 1, outcome, reason, error)
 
     def retry(self, attempt: Attempt, outcome: Outcome, attempts: int, reason, error) -> None:
@@ -218,7 +218,7 @@ class Fate:
             values.update(state="delayed", due=time.time() + delay)
             ends = ((quarantine.set_aside, values), *ends)
         self.transact(not sent, *ends)
-        self.acknowledge(attempt, outcome, False)
+        self.acknowledge(attempt, outcome, False, error)
         self.emit("retry", attempt, attempts, outcome, reason, error, delay)
 
     def send(self, attempt: Attempt, function: bytes, data: bytes, *step: object) -> bool:
@@ -250,7 +250,7 @@ class Fate:
             self.transact(False, *ends)
         else:
             self.transact(True, (quarantine.set_aside, values), *ends)
-        self.acknowledge(attempt, outcome, False)
+        self.acknowledge(attempt, outcome, False, error)
         self.emit("dead", attempt, attempts, outcome, reason, error)
 
     def death(self, attempt: Attempt, outcome: Outcome, attempts: int, reason: str, error: str) -> dict:
@@ -263,14 +263,18 @@ class Fate:
             first_failed=envelope.first_failed or now, last_failed=now, servers=self.settings.server_list,
             server=attempt.server, handle=attempt.handle, fingerprint=policy.fingerprint(function, reason, error))
 
-    def acknowledge(self, attempt: Attempt, outcome: Outcome, done: bool) -> None:
-        """Answer the server, which deletes its copy: whatever must survive is durable by now."""
+    def acknowledge(self, attempt: Attempt, outcome: Outcome, done: bool, error: str | None = None) -> None:
+        """Answer the server, which deletes its copy: whatever must survive is durable by now.
+
+        Who waits for a failure is told the end of stderr, or where there is none (a verdict in pipe mode) the error.
+        """
         try:
             if done:
                 attempt.assigned.complete(outcome.stdout)
             else:
-                if outcome.stderr:
-                    attempt.assigned.warning(outcome.stderr)
+                said = outcome.stderr or (error or "").encode("utf-8", "replace")
+                if said:
+                    attempt.assigned.warning(said)
                 attempt.assigned.fail()
         except ServerLost as error:
             warn(f"{attempt.handle}: {error}: it will be seen again")

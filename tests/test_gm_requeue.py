@@ -304,6 +304,14 @@ def test_wait_keeps_what_fails(gm, gearmand):
     worker.wait(20)
 
 
+def test_wait_tells_the_error_of_a_verdict(gm, gearmand):
+    bury(gm, [b"x"])
+    worker = gm.start("gm-work", "-q", "--pipe", "f", "--", "jq", "-c", "--unbuffered", '{ok: false, verdict: "dead", error: "no luck"}')
+    assert b"1: failed: no luck: it stays in quarantine" in gm("gm-requeue", "--wait", "1", status=1).err
+    worker.terminate()
+    worker.wait(20)
+
+
 def test_a_canary_stops_the_requeue(gm, gearmand):
     bury(gm, [b"x"] * 20)
     canary = "gm-dead -f f -n 1 | gm-requeue -q --wait && gm-dead -f f | gm-requeue -q"
