@@ -14,6 +14,7 @@ from .errors import Error, Unavailable
 
 APPLICATION_ID = 0x676D6171   # "gmaq"
 BUSY = 60.0                   # seconds to wait for another writer
+CHECKPOINT = 4000             # pages of the WAL: starts write the same few again and again, and each checkpoint costs fsyncs
 NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "afs", "glusterfs", "lustre", "fuse")
 
 # A migration takes a file from the version that is its index to the next one. It only adds: older processes go on with it.
@@ -182,6 +183,8 @@ class Store:
             self._migrate(path)
         if self.readonly:
             self.db.execute("PRAGMA query_only=1")
+        self.db.execute("PRAGMA busy_timeout=0")   # execute() waits
+        self.db.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT}")
 
     def _connect(self) -> int:
         """Open .db; how many tables and indexes it has. Raises sqlite3.Error.
@@ -225,11 +228,21 @@ class Store:
         return Transaction(self)
 
     def execute(self, sql: str, values=()) -> sqlite3.Cursor:
-        """One statement. Raises Unavailable."""
-        try:
-            return self.db.execute(sql, values)
-        except sqlite3.Error as error:
-            raise Unavailable(f"{self.path}: {reason_of(error)}") from None
+        """One statement. Raises Unavailable.
+
+        Another's lock is waited for here: SQLite's own waits begin at a millisecond, which is what a whole job may take.
+        """
+        pause, until = 0.00005, None
+        while True:
+            try:
+                return self.db.execute(sql, values)
+            except sqlite3.Error as error:
+                now = time.monotonic()
+                until = until or now + self.busy
+                if "locked" not in str(error) or now >= until:
+                    raise Unavailable(f"{self.path}: {reason_of(error)}") from None
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.05)
 
     def execute_many(self, sql: str, rows) -> None:
         """One statement for each of rows, within a transaction. Raises Unavailable."""
@@ -241,16 +254,16 @@ class Store:
     @contextlib.contextmanager
     def patience(self, seconds: float):
         """A context in which another writer is waited for no longer than so."""
-        self.execute(f"PRAGMA busy_timeout={int(seconds * 1000)}")
+        busy, self.busy = self.busy, seconds
         try:
             yield
         finally:
-            self.execute(f"PRAGMA busy_timeout={int(self.busy * 1000)}")
+            self.busy = busy
 
     def rows(self, sql: str, values=()) -> list:
         """All rows of one statement, with no transaction left open. Raises Unavailable."""
         try:
-            return self.db.execute(sql, values).fetchall()
+            return self.execute(sql, values).fetchall()
         except sqlite3.Error as error:
             raise Unavailable(f"{self.path}: {reason_of(error)}") from None
 

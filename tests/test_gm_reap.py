@@ -95,7 +95,7 @@ def test_a_released_job_is_no_attempt_and_ten_releases_are_the_limit(gm, gearman
 
 def test_a_hung_worker_is_gone_with_its_job_which_is_retried_elsewhere_and_counted(gm, gearmand):
     submit(gm)
-    hung, pid = start(gm, "kill -STOP $PPID; sleep 1000 & wait", "--max-age=1000")
+    hung, pid = start(gm, "test $GM_ATTEMPT = 2 && exec cat; kill -STOP $PPID; sleep 1000 & wait", "--delay=0")
     until(lambda: gm("gm-reap", "--older-than=1s").records, what="it is old enough")
     other = gm.start("gm-work", "f", "--", "cat")
     until(lambda: gearmand.status()[b"f"][2] == 2)
