@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import quarantine
+from . import quarantine, spool
 from .cli import PROG, warn
 from .dead import idents
 from .errors import NO, OK, BadRecord
@@ -171,6 +171,6 @@ class Drop(Action):
         self.done += len(dropped)
         for found in dropped.values():
             if found["payload_file"] is not None:
-                warn(f"{found['id']}: its payload is left in {found['payload_file']}")
+                spool.discard(self.store, found["payload_file"])
             self.output.emit(quarantine.record([found[name] for name in quarantine.COLUMNS], lambda process: False))
         return used

@@ -159,10 +159,10 @@ def write_data(store: Store, wanted: list[int]) -> int:
 
 def payload_file(store: Store, path: str):
     """The bytes of a payload too large for a row. Raises Unavailable; a record that was imported may name any file, and
-    only one beside the quarantine file is read."""
+    only one beside the quarantine file is read, wherever that has moved."""
     import stat
     try:
-        real = os.path.realpath(path)
+        real = os.path.realpath(store.beside(path))
         if not stat.S_ISREG(os.stat(real).st_mode) or not real.startswith(os.path.dirname(store.path) + "/"):
             raise Unavailable(f"{path}: the payload's file is not beside {store.path}: not read")
         with open(real, "rb") as payload:

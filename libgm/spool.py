@@ -70,12 +70,27 @@ def remove(path: str) -> None:
         pass   # another has, or may: sweep() comes by again
 
 
+def owner(store: Store, name: str) -> int | None:
+    """The id of the process that wrote a file of that name beside the quarantine file; None where it is no Spool's."""
+    found = re.fullmatch(re.escape(os.path.basename(store.path)) + r"-payload-(\d+)\.\d+", name)
+    return found and int(found[1])
+
+
+def unnamed(store: Store, name: str) -> bool:
+    """Whether no row names that file; the quarantine file's folder may have moved since one did."""
+    return store.execute("SELECT 1 FROM job WHERE payload_file LIKE '%/' || ?", (name,)).fetchone() is None
+
+
+def discard(store: Store, path: str) -> None:
+    """Remove the payload of a row that has gone, where it is one of ours and no other row's."""
+    name = os.path.basename(path)
+    if owner(store, name) is not None and unnamed(store, name):
+        remove(store.beside(name))
+
+
 def sweep(store: Store) -> None:
     """Remove what dead processes have left of payloads that no row names."""
-    folder, base = os.path.split(store.path)
-    pattern = re.compile(re.escape(base) + r"-payload-(\d+)\.\d+")
-    for name in os.listdir(folder):
-        found = pattern.fullmatch(name)
-        if found and not store.lives(int(found[1])) and not store.execute(
-                "SELECT 1 FROM job WHERE payload_file LIKE '%/' || ?", (name,)).fetchone():   # the folder may have moved
+    for name in os.listdir(os.path.dirname(store.path)):
+        process = owner(store, name)
+        if process is not None and not store.lives(process) and unnamed(store, name):
             remove(store.beside(name))

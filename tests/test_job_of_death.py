@@ -248,6 +248,8 @@ def test_a_payload_over_64_mib_is_kept_in_a_file_and_does_not_come_back(gm, memo
     shown = gm("gm-dead", "--data", record["id"]).out
     assert hashlib.sha256(shown).digest() == hashlib.sha256(block * 100).digest()
     assert b"too large" in gm("gm-requeue", record["id"], status=1).err
+    gm("gm-drop", record["id"])
+    assert not file.exists() and dead(gm) == []
 
 
 def test_what_a_killed_worker_left_of_a_large_payload_is_removed(gm, gearmand, tmp_path):
