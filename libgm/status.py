@@ -61,11 +61,17 @@ def add_quarantine(rows: list[dict], store: Store) -> list[dict]:
         row["dead"], row["delayed"] = dead, delayed
     for name, sql in (
             ("oldest_dead", "SELECT function, min(last_failed) FROM job WHERE state = 'dead' GROUP BY function"),
-            ("oldest_start", "SELECT function, min(started) FROM start GROUP BY function"),
             ("overdue", "SELECT function, count(*) FROM job WHERE state = 'delayed' AND claim IS NULL AND due < "
                         f"{now - LATE!r} GROUP BY function")):
         for function, value in store.execute(sql).fetchall():
             found.setdefault(raw(function), empty(raw(function)))[name] = value
+    for function, process, started in store.execute(
+            "SELECT function, process, min(started) FROM start GROUP BY function, process ORDER BY 3 DESC").fetchall():
+        if store.lives(process):   # else it only counts until the job is seen again
+            found.setdefault(raw(function), empty(raw(function)))["oldest_start"] = started
+    for function, count, why in store.execute(
+            "SELECT function, count(*), max(paused_why) FROM process WHERE paused_until > ? GROUP BY function", (now,)).fetchall():
+        found.setdefault(raw(function), empty(raw(function)))["trouble"].append(f"{count} paused: {why}")
     for row in found.values():
         trouble = row["trouble"]
         if row["dead"]:

@@ -157,6 +157,7 @@ def test_what_a_dead_worker_left_is_found_and_ended(gm, gearmand):
     assert [record["action"] for record in gm("gm-reap", "--kill", "--grace=0.1").records] == [None, "killed"]
     assert ended(orphan["pid"])
     assert [record["kind"] for record in gm("gm-reap").records] == ["start"]   # it counts until the job is seen again
+    assert gm("gm-status").records[0]["oldest_start"] is None
     event = gm("gm-work", "--until-empty", "f", "--", "cat").records[-1]
     assert (event["event"], event["attempts"]) == ("done", 2)
     assert gm("gm-reap").records == []

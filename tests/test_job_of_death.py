@@ -313,6 +313,8 @@ def test_the_brake_keeps_jobs_out_of_the_quarantine_and_shows(gm, gearmand, tmp_
                       "echo no database >&2; test -e up")
     record = until(lambda: next((record for record in workers(gm) if record["paused_why"]), None), what="a pause")
     assert record["paused_why"] == "3 different jobs failed in a row: no database" and record["paused_until"]
+    function, = gm("gm-status").records
+    assert function["trouble"].startswith("1 paused: 3 different jobs failed in a row: no database")
     assert gearmand.status()[b"f"][1] == 0, "what was answered before the pause is not held through it"
     assert b"3 different jobs failed in a row: pausing 1 s" in worker.err_path.read_bytes()
     (tmp_path / "up").touch()
