@@ -44,7 +44,8 @@ class Listing:
         needs = [min(width, max(need, *(len(str(row[at])) for row in self.rows)))
                  for at, need in enumerate(needs)]
         while sum(needs) + 2 * (len(heads) - 1) > width and max(needs) > 8:
-            needs[needs.index(max(needs))] -= 1
+            weights = [*needs[:-1], needs[-1] / 2]   # the last says what is the matter: it keeps twice the room
+            needs[weights.index(max(weights))] -= 1
         rows = [[value if isinstance(value, (int, float)) or len(value) <= need else value[:need - 1] + "…"
                  for value, need in zip(row, needs)] for row in self.rows]
         number = [all(isinstance(row[at], (int, float)) or not row[at] for row in rows)
