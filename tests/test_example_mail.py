@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import email
 import json
+import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,6 +67,23 @@ def test_an_interrupted_run_leaves_nothing_running(gm, tmp_path):
     process.terminate()
     assert process.wait(60) == 128 + signal.SIGTERM
     until(lambda: strays(gm.home) == [], what="everything has ended")
+
+
+def test_the_units_of_the_readme_work(gm, gearmand, tmp_path):
+    """Its OPTIONS and COMMAND, as contrib/systemd starts them, from another folder than the mail's."""
+    mail = tmp_path / "mail"
+    make_mail(mail, 2, "one_attachment", "odd_charsets")
+    for path in MAIL.glob("*.py"):
+        shutil.copy(path, mail)
+    for folder in "tmp", "spool", "parts", "mail", "images", "small", "sent":
+        (mail / folder).mkdir()
+    options, command = re.search(r'"OPTIONS=(.+)\\nCOMMAND=(.+)\\n" >', (MAIL / "README").read_text()).groups()
+    gm("gm-submit", "-q", "fetch_mail", input="\n".join(os.listdir(mail / "inbox/new")).encode())
+    for stage in "fetch_mail", "decode_mail", "extract_image", "resize", "send_complete":
+        words = command.replace("/srv/mail", str(mail)).replace("$stage", stage).split()
+        events = gm("gm-work", "--until-empty", *options.split(), stage, "--", *words).records
+        assert [event["event"] for event in events] == ["done", "done"], events
+    assert {path.stem for path in (mail / "sent").iterdir()} == {letter["message"] for letter in lines(mail / "truth.jsonl")}
 
 
 def make_mail(folder, count: int, *shapes: str) -> list[dict]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from html.parser import HTMLParser
 
 import pytest
@@ -84,6 +86,21 @@ def check_pictures(out) -> None:
                 difference = ImageStat.Stat(ImageChops.difference(photograph, picture.convert("RGB"))).mean
                 assert max(difference) < 12, name
     assert turned == set(range(1, 9))
+
+
+def test_the_unit_of_the_readme_works(gm, gearmand, tmp_path):
+    """Its OPTIONS and COMMAND, as contrib/systemd starts them, from another folder than the photographs'."""
+    photos = tmp_path / "photos"
+    for folder in "uploads", "tmp", "large", "medium", "small", "shown":
+        (photos / folder).mkdir(parents=True)
+    shutil.copy(PHOTOS / "photos.py", photos)
+    shutil.copy(ROOT / "examples/demo/photos/cat.jpg", photos / "uploads")
+    options, command = re.search(r"'OPTIONS=(.+)\\nCOMMAND=(.+)\\n'", (PHOTOS / "README").read_text()).groups()
+    gm("gm-submit", "-q", "photo", input=b"cat.jpg\n")
+    event, = gm("gm-work", "--until-empty", *options.split(), "photo", "--",
+                *command.replace("/srv/photos", str(photos)).split()).records
+    assert event["event"] == "done" and event["extra"]["width"] == 451
+    assert (photos / "small/cat.jpg.jpg").is_file()
 
 
 def test_misuse(gm, tmp_path):
