@@ -10,6 +10,10 @@ LIB = $(DESTDIR)$(PREFIX)/lib/gearmang
 BIN = $(DESTDIR)$(PREFIX)/bin
 SHARE = $(DESTDIR)$(PREFIX)/share
 
+# How long make chaos breaks things, and the seed of what it does
+SECONDS = 60
+SEED = 1
+
 .PHONY: venv demo test check bench chaos clean install uninstall deb
 
 venv:
@@ -33,7 +37,7 @@ bench:
 
 chaos:
 	@.ci/setup test
-	@$(RUN) bench/chaos
+	@$(RUN) tests/chaos/run --seconds=$(SECONDS) --seed=$(SEED)
 
 # Tools and library lie side by side, as they are; PYTHON, where it is given, is the interpreter they are run by.
 install:

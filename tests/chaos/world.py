@@ -1,0 +1,246 @@
+"""What the chaos run breaks: two gearmands behind a proxy, workers, a collector, who submits and who requeues.
+
+Two machines are played, each a folder with a file of its own: on `a` workers quarantine straight into the file, on `b`
+with --via, through the gm-collect of `a`. Folders are small file systems of their own, which can be filled up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+from conftest import SBIN, environment, free_port, strays  # noqa: E402
+
+FUNCTIONS = ("now", "later", "far", "gearmang")
+WORK = ["gm-work", "--timeout=2", "--grace=0.5", "--exit=4=drop", "--max-age=20"]
+KINDS = {"good": 60, "slow": 3, "flaky": 13, "bad": 8, "reject": 6, "drop": 2, "crash": 4, "hang": 1.5, "kill": 2, "lock": 1}
+NEVER = ("bad", "reject", "crash", "hang", "kill")   # not done before the bug is mended
+MEGABYTES = {"a": 24, "b": 24, "s0": 96, "s1": 96}   # of each small file system
+
+
+def uptime() -> float:
+    """Seconds since boot, the clock of every log of the run: a shell can read it too."""
+    with open("/proc/uptime", encoding="ascii") as file:
+        return float(file.read().split()[0])
+
+
+def jobs(seed: int, count: int, calm: bool) -> list[dict]:
+    """The records to submit; the payload is `ID KIND`, and one unique in ten is used for other jobs as well.
+
+    calm: without the kind that breaks more than its own worker.
+    """
+    rng = random.Random(f"jobs {seed}")
+    names, weights = zip(*(item for item in KINDS.items() if not (calm and item[0] == "lock")))
+    made = []
+    for ident in range(count):
+        kind = rng.choices(names, weights)[0]
+        pad = "x" * (rng.randrange(20000) if rng.random() < 0.01 else rng.randrange(60))
+        made.append({"function": rng.choices(FUNCTIONS[:3], (5, 3, 2))[0],
+                     "unique": f"shared-{rng.randrange(40)}" if rng.random() < 0.1 else f"u{ident}",
+                     "priority": rng.choice(("high", "normal", "normal", "low")), "data": f"{ident} {kind}\n{pad}"})
+    return made
+
+
+class Service:
+    """A command that is started again whenever it ends, as a supervisor does; unless .held."""
+
+    def __init__(self, world: World, name: str, argv: list, **env):
+        self.world, self.name, self.argv, self.env = world, name, argv, env
+        self.process: subprocess.Popen | None = None
+        self.held, self.starts = False, 0
+
+    def look(self) -> None:
+        if not self.held and (self.process is None or self.process.poll() is not None):
+            self.process = self.world.popen(self.argv, name=self.name, **self.env)
+            self.starts += 1
+
+
+class World:
+    """home: an empty folder; calm: nothing is broken but by the jobs themselves."""
+
+    def __init__(self, home: Path, seed: int, count: int, calm: bool):
+        self.home, self.seed, self.jobs = home, seed, jobs(seed, count, calm)
+        for name in ("log", "out", *MEGABYTES):
+            (home / name).mkdir()
+        self.mounted = os.environ.get("CHAOS_MOUNTS") == "1"
+        for name, size in MEGABYTES.items() if self.mounted else ():
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}m,mode=700", "none", home / name], check=True)
+        self.log, self.fixed = home / "log/jobs", home / "log/fixed"
+        self.files = {name: home / name / "quarantine.db" for name in ("a", "b")}
+        self.ports = [(free_port(), free_port()) for _ in range(2)]   # (the proxy's, gearmand's)
+        self.env = {**environment(home), "GM_SERVERS": ",".join(f"127.0.0.1:{port}" for port, _ in self.ports),
+                    "GM_TIMEOUT": "2", "GM_QUARANTINE": str(self.files["a"]), "CHAOS_LOG": str(self.log),
+                    "CHAOS_FIXED": str(self.fixed)}
+        self.closing = threading.Event()
+        self.lock = threading.Lock()   # of the fault log
+        self.faults: list[tuple[float, str]] = []
+        self.submitted: dict[int, float] = {}   # when for the first time
+        self.accepted: dict[int, dict] = {}
+        self.proxy = subprocess.Popen([HERE / "proxy", str(seed), *(f"{ours}:{theirs}" for ours, theirs in self.ports)],
+                                      stdin=subprocess.PIPE)
+        handler = ["--", str(HERE / "handler")]
+        self.servers = [Service(self, f"gearmand{at}", ["gm-server", f"--store={home}/s{at}/gearmand.db", f"--port={port}",
+                                                        "--", "--threads=2"])
+                        for at, (_, port) in enumerate(self.ports)]
+        far = {"GM_QUARANTINE": str(self.files["b"])}
+        self.services = [
+            *self.servers,
+            Service(self, "now", [*WORK, "-j2", "--delay=0", "--brake=0", "now", *handler]),
+            Service(self, "later", [*WORK, "-j2", "--delay=0.3", "--max-delay=3", "--brake=20", "later", *handler]),
+            Service(self, "far", [*WORK, "-j2", "--delay=0.2", "--max-delay=3", "--brake=0", "--via=gearmang", "far",
+                                  *handler], **far),
+            Service(self, "collect", ["gm-collect"]), Service(self, "collect2", ["gm-collect"])]
+
+    # ---- processes
+
+    def popen(self, argv: list, name: str, stdin=subprocess.DEVNULL, stdout=None, **env) -> subprocess.Popen:
+        """Start a tool; what it says goes to out/NAME.err, and out/NAME.out where stdout is not given."""
+        command = shutil.which(argv[0], path=self.env["PATH"] + ":" + SBIN) or argv[0]
+        with open(self.home / "out" / f"{name}.err", "ab") as err, open(self.home / "out" / f"{name}.out", "ab") as out:
+            return subprocess.Popen([command, *argv[1:]], env={**self.env, **env}, stdin=stdin, stdout=stdout or out,
+                                    stderr=err, cwd=self.home)
+
+    def start(self) -> None:
+        for task in (self.supervise, self.requeue):
+            threading.Thread(target=task, daemon=True).start()
+        self.submitting = threading.Thread(target=self.submit, daemon=True)
+
+    def supervise(self) -> None:
+        while not self.closing.wait(0.05):
+            for service in self.services:
+                service.look()
+
+    def close(self) -> None:
+        self.closing.set()
+        time.sleep(0.2)
+        while left := strays(self.home):
+            for pid in left:
+                try:
+                    os.kill(pid, 9)
+                except ProcessLookupError:
+                    pass
+            for service in self.services:
+                service.process and service.process.poll()
+            time.sleep(0.05)
+        self.proxy.stdin.close()
+        self.proxy.wait(10)
+
+    def remove(self) -> None:
+        for name in MEGABYTES if self.mounted else ():
+            subprocess.run(["umount", "-l", self.home / name], check=False)
+        shutil.rmtree(self.home)
+
+    def note(self, what: str) -> None:
+        """Write a fault down before it happens."""
+        with self.lock:
+            self.faults.append((uptime(), what))
+            with open(self.home / "log/faults", "a", encoding="utf-8") as file:
+                print(f"{uptime():.2f} {what}", file=file)
+
+    # ---- who submits
+
+    def submit(self) -> None:
+        """Everything, at .rate jobs a second; what a gm-submit did not acknowledge is submitted once more by the next."""
+        rng = random.Random(f"submit {self.seed}")
+        left, began, sent = list(range(len(self.jobs))), time.monotonic(), 0
+        while left and not self.closing.is_set():
+            due = int((time.monotonic() - began) * self.rate) - len(self.accepted)
+            if due < 1:
+                self.closing.wait(0.05)
+                continue
+            batch = left[:min(due, rng.randrange(1, 400))]
+            taken = self.submit_batch(batch)
+            left = [ident for ident in batch if ident not in taken] + left[len(batch):]
+
+    def submit_batch(self, batch: list[int]) -> set[int]:
+        lines = b"".join(json.dumps(self.jobs[ident]).encode() + b"\n" for ident in batch)
+        for ident in batch:
+            self.submitted.setdefault(ident, uptime())
+        process = self.popen(["gm-submit"], "submit", subprocess.PIPE, subprocess.PIPE)
+        out, _ = process.communicate(lines)
+        taken, now = set(), uptime()
+        for line in out.split(b"\n")[:-1]:
+            record = json.loads(line)
+            ident = batch[record["line"] - 1]
+            self.accepted[ident] = {**record, "time": now}
+            taken.add(ident)
+        return taken
+
+    # ---- who requeues and drops
+
+    requeuing = False   # whether dead jobs are sent back now
+
+    def requeue(self) -> None:
+        """Now and then dead jobs are sent back, from a listing of now, from an old one, or by id; and a few dropped."""
+        rng = random.Random(f"requeue {self.seed}")
+        old: list[bytes] = []
+        while not self.closing.wait(rng.uniform(0.2, 1.0)):
+            if not self.requeuing:
+                continue
+            listing = self.listing(rng.choice([5, 40, 200]))
+            choice = rng.random()
+            if choice < 0.2:
+                self.act("gm-requeue", old)
+                old = listing
+            elif choice < 0.3:
+                self.act("gm-requeue", [b"%d" % json.loads(line)["id"] for line in listing])
+            elif choice < 0.4:
+                self.act("gm-drop", [line for line in listing if b'"unique":"u' in line][:3])
+            else:
+                both = [threading.Thread(target=self.act, args=("gm-requeue", listing)) for _ in range(rng.choice([1, 1, 2]))]
+                for one in both:
+                    one.start()
+                for one in both:
+                    one.join()
+
+    def listing(self, limit: int) -> list[bytes]:
+        process = self.popen(["gm-dead", f"--limit={limit}"], "dead", stdout=subprocess.PIPE)
+        return process.communicate()[0].split(b"\n")[:-1]
+
+    def act(self, tool: str, lines: list[bytes]) -> int:
+        process = self.popen([tool], tool, subprocess.PIPE)
+        process.communicate(b"".join(line + b"\n" for line in lines))
+        return process.returncode
+
+    # ---- what is where
+
+    def rows(self, file: str, sql: str) -> list[tuple]:
+        """What a query of a quarantine file gives, past everything that we would have to trust."""
+        if not self.files[file].exists():
+            return []
+        db = sqlite3.connect(self.files[file], timeout=60)
+        try:
+            return db.execute(sql).fetchall()
+        finally:
+            db.close()
+
+    def queued(self) -> dict[str, int]:
+        """function -> jobs that the gearmands and the delayed rows hold; raises OSError where one does not answer."""
+        import socket
+        found: dict[str, int] = {}
+        for _, port in self.ports:
+            with socket.create_connection(("127.0.0.1", port), 5) as connection:
+                connection.sendall(b"status\n")
+                answer = b""
+                while not answer.endswith(b".\n"):
+                    chunk = connection.recv(1 << 16)
+                    if not chunk:
+                        raise ConnectionError("status: cut off")
+                    answer += chunk
+            for line in answer.decode().splitlines()[:-1]:
+                name, total, _, _ = line.split("\t")
+                found[name] = found.get(name, 0) + int(total)
+        for file in self.files:
+            for name, count in self.rows(file, "SELECT function, count(*) FROM job WHERE state = 'delayed' GROUP BY 1"):
+                found[name] = found.get(name, 0) + count
+        return {name: count for name, count in found.items() if count}
