@@ -282,8 +282,7 @@ class PipeWorker(WorkerProcess):
             self.answered.append((attempt, outcome))
         else:
             self.settle_done()
-            self.next_is_on()
-            self.fate.settle(attempt, outcome)
+            self.fate.settle(attempt, outcome)   # still the one we are on: what ends us now is its doing
         return True
 
     def take_extra(self, extra: object) -> None:
@@ -406,8 +405,8 @@ class PipeWorker(WorkerProcess):
         outcome.extra, outcome.duration = self.extra, time.monotonic() - self.began
         self.ready.extendleft(reversed(self.given))
         self.given.clear()
-        self.next_is_on()
         self.fate.settle(attempt, outcome)
+        self.next_is_on()
         self.hand_back()
 
     def not_its_fault(self, why: str) -> None:

@@ -146,9 +146,9 @@ def claim(store: Store, claims: list[tuple[int, str]]) -> None:
                          [(store.process, nonce, ident) for ident, nonce in claims])
 
 
-def claimed(store: Store) -> set[int]:
-    """The ids that this process has claimed and that have not died again since."""
-    return {ident for ident, in store.rows("SELECT id FROM job WHERE claim = ?", (store.process,))}
+def claimed(store: Store) -> set[tuple[int, int]]:
+    """(id, revision) of each row that this process has claimed and that has not died again since."""
+    return set(store.rows("SELECT id, revision FROM job WHERE claim = ?", (store.process,)))
 
 
 def forget_nonces(store: Store, idents: list[int]) -> None:

@@ -148,10 +148,10 @@ class Requeue(Action):
         with self.store.transaction():
             still = quarantine.claimed(self.store)
             quarantine.write_down(self.store, "requeue", sent)
-            quarantine.remove(self.store, [found for found in sent if found["id"] in still])
+            quarantine.remove(self.store, [found for found in sent if (found["id"], found["revision"]) in still])
         self.done += len(sent)
         for found in sent:
-            if found["id"] not in still:
+            if (found["id"], found["revision"]) not in still:
                 self.report(f"{found['id']}: was sent, but failed again meanwhile: the newer failure stays")
                 continue
             shown: dict = {"id": found["id"], "revision": found["revision"]}

@@ -6,8 +6,10 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import struct
 import sys
+import time
 
 import pytest
 from conftest import ROOT, until
@@ -213,6 +215,33 @@ def test_kill_9_of_the_worker_counts_an_attempt_for_the_job_in_hand_alone(gm, ge
     assert sorted(r["attempts"] for r in by_event(events(worker))["done"]) == [1] * 600 + [2]
     lost, = by_event(events(worker))["retry"]
     assert (lost["reason"], lost["attempts"], lost["unique"]) == ("lost", 1, attempts[2]["unique"])
+
+
+def test_kill_9_of_the_worker_while_it_settles_a_failure_counts_that_attempt(gm, gearmand, tmp_path):
+    """A job that locks the file, or fills the memory with what it says, brings its worker down at just that point."""
+    script = ("while read -r job; do echo x >>begun; while ! [ -e go ]; do sleep 0.05; done; "
+              "echo '{\"ok\":false,\"error\":\"no\"}'; touch answered; done")
+    submit(gm, "w", "x")
+    worker = gm.start("gm-work", "--pipe", "--tries=2", "w", "--", "sh", "-c", script)
+    until((tmp_path / "begun").exists)
+    db = sqlite3.connect(gm.env["GM_QUARANTINE"], isolation_level=None)
+    db.execute("BEGIN IMMEDIATE")
+    (tmp_path / "go").touch()
+    until((tmp_path / "answered").exists)
+    time.sleep(0.3)   # it is at the file now; the test holds as well where it is not
+    os.kill(workers_of(worker)[0], signal.SIGKILL)
+    db.execute("ROLLBACK")
+    db.close()
+    until(lambda: by_event(events(worker)).get("dead"), timeout=40)
+    assert dead(gm)[0]["attempts"] == 2 and (tmp_path / "begun").read_text().count("x") == 2
+
+
+def workers_of(worker):
+    """The pids of the children of a gm-work that run jobs: those that have children."""
+    children = f"/proc/{worker.pid}/task/{worker.pid}/children"
+    with open(children, encoding="ascii") as file:
+        found = [int(pid) for pid in file.read().split()]
+    return [pid for pid in found if open(f"/proc/{pid}/task/{pid}/children", encoding="ascii").read().split()]
 
 
 def test_a_job_that_kills_its_worker_is_quarantined_and_the_others_are_done(gm, gearmand, command):

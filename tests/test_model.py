@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from libgm import collect, fate, job, policy, quarantine, reap, release, requeue, starts, store, submit
+from libgm import action, collect, control, fate, job, policy, quarantine, reap, release, requeue, store, submit
 from libgm.lines import Output
 from libgm.runner import Outcome
 from libgm.wire import Refused, ServerLost
@@ -361,13 +361,15 @@ class Delivery(RuleBasedStateMachine):
     @rule(step=steps)
     def deaths_are_collected(self, step):
         def gather(opened):
-            collector = types.SimpleNamespace(store=opened, trouble=fate.Trouble(), control=None, collected=0,
-                                              output=Output(quiet=True))
+            collector = collect.Collector.__new__(collect.Collector)
+            collector.store, collector.output, collector.collected = opened, Output(quiet=True), 0
+            collector.trouble, collector.control = control.Trouble(), types.SimpleNamespace(stopping=True)
             batch = []
             while queued := self.server.grab(b"gearmang", collector):
                 batch.append(Assigned(self.server, queued, collector))
             try:
-                collect.Collector.keep(collector, batch)
+                if batch:
+                    collector.keep(batch)
             finally:
                 self.server.leave(collector)
         self.once(step, self.names, gather)
@@ -381,7 +383,8 @@ class Delivery(RuleBasedStateMachine):
     @rule()
     def somebody_looks(self):
         opened = store.Store(self.path, readonly=True)
-        self.listing = [quarantine.record(values) for values in quarantine.select(opened, {"state": "dead"})]
+        self.listing = [quarantine.record(values) for values in opened.execute(
+            f"SELECT {', '.join(quarantine.COLUMNS)} FROM job WHERE state = 'dead' ORDER BY id")]
         opened.close()
 
     @rule(step=steps, ids=st.booleans(), meanwhile=st.booleans())
@@ -393,29 +396,28 @@ class Delivery(RuleBasedStateMachine):
                 self.end_the_job(function, "reject", None)
             Fuse.left = left
         Submitter.meanwhile = staticmethod(others)
-        self.on_listing(requeue.Requeue(self.path, [SERVER], edit=False, plain=False, strict=False, quiet=True), step, ids)
+        self.on_listing(requeue.Requeue(self.path, [SERVER], edit=False, plain=False, wait=False, rate=None, strict=False,
+                                        quiet=True), step, ids)
 
     @rule(step=steps, ids=st.booleans())
     def what_was_seen_is_dropped(self, step, ids):
-        drop = requeue.Drop(self.path, strict=False, quiet=True)
+        drop = action.Drop(self.path, strict=False, quiet=True)
         remove = quarantine.remove
 
-        def removed(opened, ident, *more, **options):
-            found = quarantine.fetch(opened, ident)
-            gone = remove(opened, ident, *more, **options)
-            if gone:
-                self.ended.add(store.raw(found[-1]))
-            return gone
+        def removed(opened, rows):
+            remove(opened, rows)
+            self.ended |= {store.raw(found["data"]) for found in rows}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(quarantine, "remove", removed)
             self.on_listing(drop, step, ids)
 
-    def on_listing(self, action, step, ids: bool):
+    def on_listing(self, tool, step, ids: bool):
         def run(opened):
-            action.store, action.output = opened, Output(quiet=True)
+            tool.store, tool.output, tool.progress = opened, Output(quiet=True), types.SimpleNamespace(add=lambda count: None)
             for number, record in enumerate(self.listing, 1):
-                action.take(requeue.Item(f"stdin:{number}", record["id"], None if ids else record))
-            action.flush()
+                tool.take(action.Item(f"stdin:{number}", record["id"], None if ids else record))
+            tool.flush()
+            tool.end()
         self.once(step, self.in_file("dead"), run)
         Submitter.meanwhile = staticmethod(lambda: None)
         self.server.up = True
@@ -463,7 +465,8 @@ def model():
         patch.setattr(submit, "Submitter", Submitter)
         patch.setattr(reap, "end_orphans", lambda *_: None)
         patch.setattr(fate, "warn", lambda text: None)
-        patch.setattr(requeue, "warn", lambda text: None)
+        for module in (action, requeue, control):
+            patch.setattr(module, "warn", lambda text: None)
         yield
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import collections
+import re
 
 from world import NEVER, World
 
@@ -26,6 +27,12 @@ class Run:
         self.ended = self.how = None
 
 
+def number(data: bytes) -> int | None:
+    """The job of a queued payload: after its envelope, or inside the record that is on its way to a gm-collect."""
+    found = re.match(rb'(?:%gm1 [^\n]*\n)?(?:\{.*"data":")?(\d+) [a-z]+', data)
+    return int(found[1]) if found else None
+
+
 class Account:
     """Read once from a world at rest."""
 
@@ -37,6 +44,7 @@ class Account:
                 self.read(*line.split())
         self.dead = self.rows("dead")
         self.delayed = self.rows("delayed")
+        self.queued = {ident for data in world.stored() if (ident := number(data)) is not None}
         uniques = {job["unique"]: ident for ident, job in enumerate(world.jobs) if job["unique"][0] == "u"}
         self.dropped = {uniques[unique] for unique, in world.rows(
             "a", "SELECT unique_ FROM audit WHERE action = 'drop'") if unique in uniques}
@@ -71,14 +79,14 @@ class Account:
             if job["unique"][0] != "u":
                 groups[job["function"], job["unique"]].append(ident)
         return {ident for group in groups.values() if len(group) > 1 for ident in group
-                if ident not in self.runs and ident not in self.dead | self.delayed}
+                if ident not in self.runs and ident not in self.dead | self.delayed | self.queued}
 
     def places(self) -> dict[str, set[int]]:
         """Where each job is, one place each; lost is what is nowhere. What was not accepted is not there either."""
         left = set(self.world.accepted)
         found = {}
         for name, idents in (("done", self.done), ("dropped", self.dropped), ("dead", self.dead),
-                             ("delayed", self.delayed), ("merged", self.merged())):
+                             ("delayed", self.delayed), ("queued", self.queued), ("merged", self.merged())):
             found[name] = left & idents
             left -= found[name]
         found["lost"] = left
