@@ -470,6 +470,6 @@ def model():
         yield
 
 
-Delivery.TestCase.settings = settings(max_examples=int(os.environ.get("MODEL_EXAMPLES", "120")), stateful_step_count=50, deadline=None,
+Delivery.TestCase.settings = settings(max_examples=int(os.environ.get("MODEL_EXAMPLES", "80")), stateful_step_count=50, deadline=None,
                                       suppress_health_check=list(HealthCheck))
 TestDelivery = pytest.mark.slow(Delivery.TestCase)

@@ -14,7 +14,7 @@ AGAIN = SERVER + ("kill worker", "stop worker", "kill gm-work", "stop gm-work", 
                   "stop job")
 TWICE = SERVER + ("kill gm-submit", "stop gm-submit", "kill gm-requeue", "stop gm-requeue", "kill worker", "stop worker",
                   "kill gm-collect", "stop gm-collect", "told gm-collect", "locked file")
-BEFORE = 10.0   # seconds before a run in which its reason may lie
+BEFORE = 3.0   # seconds before a run in which its reason may lie
 
 
 class Run:
@@ -94,32 +94,39 @@ class Account:
 
     def too_good(self) -> set[int]:
         """Jobs that were done although they cannot be yet."""
-        return {ident for ident in self.done if self.world.jobs[ident]["data"].split()[1] in NEVER}
+        return {ident for ident in self.done if self.kind(ident) in NEVER}
 
     def twice(self) -> tuple[collections.Counter, list[str]]:
         """Jobs done more than once, by the fault that explains it; those that none explains, each as a line."""
         reasons: collections.Counter = collections.Counter()
         unexplained = []
-        faults = sorted(self.world.faults)
+        faults = sorted(self.world.faults + [(run.began, "kill worker by a job") for ident, runs in self.runs.items()
+                                             for run in runs if self.kind(ident) in ("kill", "lock")])
         times = [at for at, _ in faults]
         for ident, runs in self.runs.items():
             done = [run for run in runs if run.how == "done"]
             for first, second in zip(done, done[1:]):
                 same = (first.handle, first.server) == (second.handle, second.server)
                 since = first.began if same else self.world.submitted[ident]   # a copy may be as old as the job
-                window = faults[bisect.bisect(times, since - BEFORE):bisect.bisect(times, second.began)]
-                reason = next((what for _, what in reversed(window) if what.startswith(AGAIN if same else TWICE)), None)
-                if reason is None:
+                window = [what for _, what in faults[bisect.bisect(times, since - BEFORE):bisect.bisect(times, second.began)]]
+                found = [what for what in window if what.startswith(AGAIN if same else TWICE)]
+                if not found:
                     unexplained.append(f"{ident}: {self.story(ident)}")
-                else:
-                    reasons[f"{'handed out' if same else 'submitted'} again: {' '.join(reason.split()[:2])}"] += 1
+                    continue
+                how = "handed out again" if same else "submitted again"
+                if not same and first.server != second.server:
+                    how = "submitted to the other server as well"
+                reasons[f"{how}: {' '.join(found[-1 if same else 0].split()[:2])}"] += 1
         return reasons, unexplained
+
+    def kind(self, ident: int) -> str:
+        return self.world.jobs[ident]["data"].split()[1]
 
     def story(self, ident: int) -> str:
         """What is known of a job, on one line."""
         job = self.world.jobs[ident]
         accepted = self.world.accepted.get(ident)
-        told = [f"{job['function']} {job['unique']} {job['data'].split()[1]}",
+        told = [f"{job['function']} {job['unique']} {self.kind(ident)}",
                 "never accepted" if accepted is None else f"accepted {accepted['time']:.2f} as {accepted['handle']}"]
         told += [f"begun {run.began:.2f} attempt {run.attempt} {run.handle} run {run.run} " +
                  ("no end" if run.how is None else f"{run.how} {run.ended:.2f}") for run in self.runs.get(ident, ())]
