@@ -58,7 +58,7 @@ setup(
         "tally": tally,
         "demo": demo,
         "test": ["pytest>=7", "pytest-xdist>=3", "pytest-timeout>=2", "hypothesis>=6", "prometheus-client>=0.20",
-                 "numpy>=1.24"] + check + blueox + tally + demo,
+                 "numpy>=1.24", "trustme>=1"] + check + blueox + tally + demo,
     },
     cmdclass={"install_data": Data},
     zip_safe=False,

@@ -81,6 +81,17 @@ def find() -> str:
     return path
 
 
+def check_tls(program: str, options: list[str]) -> None:
+    """That --ssl does something: a gearmand built without TLS takes the option, says `with SSL`, and speaks plain text
+    (Debian 12's). Raises CannotRun."""
+    if not any(word.partition("=")[0] == "--ssl" for word in options):
+        return
+    with open(program, "rb") as file:
+        if b"SSL_accept" not in file.read():   # OpenSSL's, and the end of wolfSSL's
+            raise CannotRun(f"{program}: built without TLS: with --ssl it would speak plain text all the same: "
+                            "put stunnel in front of it")
+
+
 def check_port(listen: str, port: int) -> None:
     """That gearmand will be able to listen: it tries in silence for 22 seconds. Raises Unavailable."""
     import socket

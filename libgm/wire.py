@@ -159,15 +159,20 @@ class Connection(library.GearmanConnection):
             self.gearman_socket = self._secure(plain) if self.server.tls else plain
         except OSError as error:
             plain.close()
-            self.lose(f"cannot connect: {(getattr(error, 'verify_message', '') or error.strerror or str(error)).lower()}")
+            self.lose("cannot connect: " + (tls_trouble(error) if self.server.tls else (error.strerror or str(error)).lower()))
         self.gearman_socket.setblocking(False)
 
     def _secure(self, plain: socket.socket) -> socket.socket:
         """plain under TLS: the certificate and its name are verified, without a way around it."""
         import ssl
-        context = ssl.create_default_context(cafile=os.environ.get("GM_TLS_CA") or None)
-        if os.environ.get("GM_TLS_CERT"):
-            context.load_cert_chain(os.environ["GM_TLS_CERT"], os.environ.get("GM_TLS_KEY") or None)
+        authority, certificate, key = (os.environ.get(f"GM_TLS_{name}") or None for name in ("CA", "CERT", "KEY"))
+        try:
+            context = ssl.create_default_context(cafile=authority)
+            if certificate:
+                context.load_cert_chain(certificate, key, password=lambda: b"")   # nobody is asked for it
+        except OSError as error:
+            names = " ".join(filter(None, (authority, certificate, key)))
+            self.lose(f"$GM_TLS_...: cannot use {names}: {(error.strerror or str(error)).lower()}")
         return context.wrap_socket(plain, server_hostname=self.server.host)
 
     def lose(self, why: str):
@@ -373,6 +378,18 @@ def split(data: bytearray, start: int, end: int, count: int) -> list[bytes]:
         if count:
             fields.append(bytes(view[start:end]))
     return fields
+
+
+def tls_trouble(error: OSError) -> str:
+    """Why a TLS connection could not be made."""
+    import ssl
+    verify = getattr(error, "verify_message", "")
+    if verify:
+        return f"its certificate cannot be trusted: {verify.lower().rstrip('.')}"
+    if isinstance(error, (ssl.SSLError, ConnectionError)):
+        why = getattr(error, "reason", None) or error.strerror or str(error)
+        return f"no TLS there: {why.lower().replace('_', ' ')} (a plain port?)"
+    return (error.strerror or str(error)).lower()
 
 
 def would_block(error: OSError) -> bool:
