@@ -165,7 +165,8 @@ class Connection(library.GearmanConnection):
     def _secure(self, plain: socket.socket) -> socket.socket:
         """plain under TLS: the certificate and its name are verified, without a way around it."""
         import ssl
-        authority, certificate, key = (os.environ.get(f"GM_TLS_{name}") or None for name in ("CA", "CERT", "KEY"))
+        authority, certificate, key = (os.environ.get(name) or None for name in
+                                       ("GM_TLS_CA", "GM_TLS_CERT", "GM_TLS_KEY"))
         try:
             context = ssl.create_default_context(cafile=authority)
             if certificate:
