@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 
 from .errors import BadRecord, Error
 from .job import PRIORITIES, check_function, check_unique, check_unwaited, digest, get, plain
@@ -252,17 +253,22 @@ def serve(handler, speaker: Speaker) -> bool:
     for line in speaker.lines():
         if not line.strip():
             continue
-        job = None
+        job, began = None, time.monotonic()
         try:
             job = Job(read(line), speaker.say)
             answer = result_of(handler(job))
-            speaker.say({**answer, "extra": job._extra} if job._extra else answer)
+            speaker.say(timed({**answer, "extra": job._extra} if job._extra else answer, job, began))
         except BrokenPipeError:
             return False
         except (Exception, SystemExit) as error:   # sys.exit() in a handler ends its job, not the others'
             good = False
-            speaker.say(failure_of(error, job._log if job else []))
+            speaker.say(timed(failure_of(error, job._log if job else []), job, began))
     return good
+
+
+def timed(answer: dict, job: Job | None, began: float) -> dict:
+    """The answer to a job of gm-work's with what it took: gm-work may read several answers at once."""
+    return {**answer, "duration": round(time.monotonic() - began, 6)} if job and job.handle else answer
 
 
 def read(line: bytes) -> dict:

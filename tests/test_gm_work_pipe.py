@@ -165,6 +165,17 @@ def test_verdicts(gm, gearmand, command):
         ("again", ""), ("no use", ""), ("two", "one\ntwo"), ("why", "why")]
 
 
+def test_a_duration_is_the_job_s_own_also_of_answers_that_are_read_at_once(gm, gearmand, command, tmp_path):
+    (tmp_path / "naps.py").write_text("import time\ndef nap(job): time.sleep(0.004)\ndef fail(job): nap(job); 1 / 0\n")
+    submit(gm, "n", *map(str, range(60)))
+    assert all(0.004 <= record["duration"] < 1 for record in gm(*PIPE, "n", "--", "gm-python", "naps:nap").records)
+    submit(gm, "n", *map(str, range(20)))
+    assert all(0.004 <= record["duration"] < 1 for record in gm(*PIPE, "--tries=1", "--brake=0", "n", "--", "gm-python", "naps:fail").records)
+    submit(gm, "n", *('say {"ok":true,"duration":%s}' % told for told in ("12.5", "-1", "true", '"x"')))
+    told = sorted(record["duration"] for record in gm(*PIPE, "n", "--", *command).records)
+    assert told[-1] == 12.5 and all(0 <= duration < 10 for duration in told[:-1])
+
+
 def test_delay_of_an_answer(gm, gearmand, command):
     submit(gm, "d", 'say {"ok":false,"error":"later","verdict":"retry","delay":1000}')
     gm("gm-work", "--pipe", "--until-empty", "d", "--", *command)
