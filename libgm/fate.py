@@ -158,7 +158,7 @@ class Fate:
         if mark == "hung":
             verdict, reason, error = "fail", "hung", HUNG
         elif mark == "released" and not self.control.stopping:
-            self.persist(lambda: starts.give_back(self.store, attempt.run))
+            self.persist(lambda: starts.give_back(self.store, self.store.process, attempt.run))
             self.emit("release", attempt, attempt.before, outcome, None, "released by gm-reap")
             attempt.assigned.worker.release()
             return

@@ -104,8 +104,7 @@ def overstaying(store: Store, older: float | None, job_older: float | None) -> l
         "SELECT id, tool, host, namespace, pid, pid_start, started, function FROM process ORDER BY id").fetchall()}
     starts_of: dict[int, list] = {}
     for start in store.execute("SELECT process, run, function, unique_, handle, started, attempts FROM start "
-                               "WHERE mark IS NOT 'released' OR process <> ? ORDER BY process, run",
-                               (starts.NOBODY,)).fetchall():
+                               "WHERE process <> ? ORDER BY process, run", (starts.NOBODY,)).fetchall():
         starts_of.setdefault(start[0], []).append(start)
     found = []
     for ident, (tool, host, namespace, pid, pid_start, began, function) in owners.items():
@@ -150,7 +149,7 @@ def reap(store: Store, entry: dict, how: str, grace: float, report) -> str | Non
     kind, marked = entry["kind"], False
     if kind == "start":   # nothing runs; it counts as it is, but for being forgiven
         if how == "released":
-            starts.mark(store, entry["worker"], how, entry["run"])
+            starts.give_back(store, entry["worker"], entry["run"])
             return how
         return None
     if not entry["targets"]:

@@ -115,12 +115,12 @@ def forget(store: Store, *identities: bytes) -> None:
                 store.execute("DELETE FROM start WHERE process = ? AND run = ?", (process, run))
 
 
-def give_back(store: Store, run: int) -> None:
-    """The run was a release though its worker lives on: its row is nobody's, and counts from now on."""
+def give_back(store: Store, process: int, run: int) -> None:
+    """The run was a release, though its worker lives on or had not said so: its row is nobody's, and counts from now on."""
     with store.transaction(durable=False):
         store.execute("UPDATE start SET process = ?, mark = 'released', run = "
                       "(SELECT coalesce(max(run), 0) + 1 FROM start WHERE process = ?) WHERE process = ? AND run = ?",
-                      (NOBODY, NOBODY, store.process, run))
+                      (NOBODY, NOBODY, process, run))
 
 
 def mark(store: Store, process: int, how: str, run: int | None = None) -> None:

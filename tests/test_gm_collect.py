@@ -188,7 +188,8 @@ def test_its_reader_goes_away(gm, gearmand, elsewhere):
 def test_misuse(gm, gearmand):
     assert b"function" in gm("gm-collect", "x" * 600, status=2).err
     assert b"connect" in gm(*ONCE, "-s", "127.0.0.1:1", status=111).err
-    assert b"not a quarantine file" in gm(*ONCE, "--quarantine=/etc/passwd", status=111).err
+    (gm.home / "text").write_text("no database\n" * 100)
+    assert b"not a quarantine file" in gm(*ONCE, f"--quarantine={gm.home}/text", status=111).err
 
 
 def test_another_function_and_its_entry_in_the_file(gm, gearmand):

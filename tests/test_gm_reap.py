@@ -169,7 +169,8 @@ def test_a_dead_worker_s_start_can_be_forgiven(gm, gearmand):
     worker.kill()
     os.kill(pid, signal.SIGKILL)
     until(lambda: gm("gm-reap").records)
-    gm("gm-reap", "--release", "--grace=0.1")
+    assert {record["action"] for record in gm("gm-reap", "--release", "--grace=0.1").records} == {"released"}
+    assert gm("gm-reap").records == []
     event, = gm("gm-work", "--until-empty", "f", "--", "cat").records
     assert (event["event"], event["attempts"]) == ("done", 1)
 
