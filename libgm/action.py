@@ -5,7 +5,7 @@ from __future__ import annotations
 from . import quarantine, spool
 from .cli import PROG, warn
 from .dead import idents
-from .errors import NO, OK, BadRecord
+from .errors import NO, OK, BadRecord, Error
 from .lines import Input, Output, ReaderGone, stdin_or_usage
 from .progress import Progress
 from .store import Store
@@ -40,15 +40,21 @@ def parse(where: str, line: bytes) -> Item:
     return Item(where, ident, record)
 
 
+class Strict(Exception):
+    """--strict: the first that is bad ends it."""
+
+
 class Action:
     """In batches: a batch goes when it is full and when input waits. Subclasses say what is done with one."""
+
+    done_to = "dropped"   # what becomes of a job, in words
 
     batch_jobs = 2000   # that one transaction takes
     columns = quarantine.COLUMNS
 
     def __init__(self, path: str, strict: bool, quiet: bool):
         self.path, self.strict, self.quiet = path, strict, quiet
-        self.status, self.done = OK, 0
+        self.status, self.done, self.stopped = OK, 0, False
         self.batch: list[Item] = []
         self.size = 0
         self.store: Store | None = None
@@ -62,17 +68,24 @@ class Action:
         self.output = Output(quiet=self.quiet)
         self.progress = Progress("jobs", len(wanted) or None, self.quiet)
         try:
-            if operands:
-                self.open()
-                for ident in wanted:
-                    self.take(Item("", ident))
-            else:
-                self.read()
-            self.flush()
+            try:
+                if operands:
+                    self.open()
+                    for ident in wanted:
+                        self.take(Item("", ident))
+                else:
+                    self.read()
+                self.flush()
+            except Strict:
+                self.flush()
             self.output.close()
         except ReaderGone:
             warn(f"standard output: its reader has gone: stopped after {self.done} jobs")
             return NO
+        except (Error, KeyboardInterrupt):
+            if self.done:
+                warn(f"{self.done} jobs were {self.done_to} before that")
+            raise
         finally:
             self.progress.close()
             if self.store:
@@ -93,6 +106,7 @@ class Action:
             except BadRecord as error:
                 self.report(str(error))
                 if self.strict:
+                    self.stopped = False   # what was read before it is done
                     return
                 continue
             self.open()
@@ -113,6 +127,8 @@ class Action:
     def act(self) -> None:
         while self.batch:
             batch, self.batch = self.batch, []   # what an exception leaves is not tried again
+            if self.stopped:
+                raise Strict
             used = self.process(batch)
             self.progress.add(used)
             self.batch = batch[used:]
@@ -124,7 +140,7 @@ class Action:
 
     def report(self, text: str) -> None:
         warn(text)
-        self.status = NO
+        self.status, self.stopped = NO, self.strict
 
     def process(self, batch: list[Item]) -> int:
         """Act on the first of a batch, as many as fit in a transaction; how many that were."""
@@ -157,14 +173,12 @@ class Drop(Action):
         with self.store.transaction():
             for used, item in enumerate(batch, 1):
                 found = None if item.ident in dropped else self.find(item)
-                if found is None:
-                    continue
-                if self.claimed_elsewhere(found):
+                if found is not None and self.claimed_elsewhere(found):
                     self.report(f"{item}: is being sent back by another process")
-                    continue
-                dropped[item.ident] = found
-                size += len(found["data"])
-                if size > BATCH_BYTES:
+                elif found is not None:
+                    dropped[item.ident] = found
+                    size += len(found["data"])
+                if size > BATCH_BYTES or self.stopped:
                     break
             quarantine.write_down(self.store, "drop", list(dropped.values()))
             quarantine.remove(self.store, list(dropped.values()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import islice
 
 from . import cli, job, selection
 from .errors import OK, Usage
@@ -61,9 +62,9 @@ def listing(store: Store, args: dict) -> int:
                  for name in ("since", "until")}}
     after, limit = cli.number(args, "--after", low=0) or 0, cli.number(args, "--limit", low=0)
     found = Listing(args, columns(now), f"requeues, drops or burials in {store.path}")
-    jobs = idents(args["ID"])
-    for each in [{"job": ident} for ident in jobs] or [{}]:
-        for values in selection.audit(store, {**wanted, **each}, after, limit):
-            found.add(record(values))
+    jobs = [{"job": ident} for ident in idents(args["ID"])] or [{}]
+    entries = (values for each in jobs for values in selection.audit(store, {**wanted, **each}, after, limit))
+    for values in islice(entries, limit):
+        found.add(record(values))
     found.close()
     return OK

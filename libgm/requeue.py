@@ -17,6 +17,7 @@ WINDOW = 64   # jobs that are waited for at once
 class Requeue(Action):
     """Resumable after a crash at any point. rate: jobs a second, at most. wait: a job leaves only when it is done."""
 
+    done_to = "sent back"
     columns = ("id", "revision", "key", "function", "unique_", "priority", "reason", "error", "requeues", "first_failed",
                "fingerprint", "claim", "nonce", "payload_file", "data")
 
@@ -40,8 +41,7 @@ class Requeue(Action):
             from .submit import Submitter
             self.submitter = Submitter(self.servers, wait=self.wait, window=WINDOW if self.wait else 1000,
                                        on_accept=self.accepted, on_refuse=self.refused, on_result=self.ended)
-        if self.rate:
-            time.sleep(max(0.0, self.next - time.monotonic()))
+        self.pace()
         claimed, used = self.claim(batch)
         if self.rate:
             self.next = max(self.next, time.monotonic()) + len(claimed) / self.rate
@@ -50,11 +50,21 @@ class Requeue(Action):
                 found = claimed[-1]
                 self.submitter.submit(found["to"], found["wire"], found["payload"], found["as"], found)
                 claimed.pop()
+            if self.rate and not self.wait:
+                self.submitter.finish()
         finally:
             self.remove()   # the rest is acknowledged while the next are claimed
             if claimed:
                 quarantine.forget_nonces(self.store, [found["id"] for found in claimed[:-1]])
         return used
+
+    def pace(self) -> None:
+        """Until the rate allows more; what is being waited for goes on meanwhile."""
+        while self.rate and time.monotonic() < self.next:
+            if self.wait and self.submitter.outstanding:
+                self.submitter.pump(self.next - time.monotonic())
+            else:
+                time.sleep(max(0.0, self.next - time.monotonic()))
 
     def claim(self, batch: list[Item]) -> tuple[list[dict], int]:
         """The rows of the first items that fit in a transaction, claimed, the last first; how many items that were.
@@ -65,16 +75,15 @@ class Requeue(Action):
         with self.store.transaction(durable=False):
             for used, item in enumerate(batch, 1):
                 found = None if item.ident in claimed else self.find(item)
-                if found is None or found["claim"] == self.store.process or self.claimed_elsewhere(found):
-                    continue   # where another process is sending it, the work is shared
-                try:
-                    self.prepare(item, found)
-                except BadRecord as error:
-                    self.report(f"{item}: {error}")
-                    continue
-                claimed[item.ident] = found
-                size += len(found["payload"])
-                if size > BATCH_BYTES:
+                # where another process is sending it, the work is shared
+                if found is not None and found["claim"] != self.store.process and not self.claimed_elsewhere(found):
+                    try:
+                        self.prepare(item, found)
+                        claimed[item.ident] = found
+                        size += len(found["payload"])
+                    except BadRecord as error:
+                        self.report(f"{item}: {error}")
+                if size > BATCH_BYTES or self.stopped:
                     break
             quarantine.claim(self.store, [(found["id"], found["nonce"]) for found in claimed.values()])
         return list(claimed.values())[::-1], used

@@ -18,6 +18,7 @@ from .untouched import Untouched
 BATCH_ROWS, BATCH_BYTES = 500, 1 << 20   # of a page: a reader that holds the file for long makes submissions fail
 NAMED = 20                               # lost jobs that are told one by one
 LAST = 1 << 62
+CELL = 200                               # characters of a payload in a table
 COLUMNS = ("unique_key", "function_name", "priority", "data", "when_to_run")
 
 
@@ -132,7 +133,7 @@ def listing(queue: Queue, args: dict) -> int:
     found = Listing({"--json": args["--json"], "--table": False}, [
         ("function", lambda record: shown(record, "function")), ("unique", lambda record: shown(record, "unique")),
         ("priority", lambda record: record["priority"]), ("due", lambda record: record.get("due", "")),
-        ("payload", lambda record: shown(record, "data"))], f"jobs in {queue.path}")
+        ("payload", lambda record: shown(record, "data")[:CELL])], f"jobs in {queue.path}")
     empty = 0
     for row in queue.rows():
         empty += not row[4]

@@ -86,8 +86,11 @@ def pattern(match: str | None):
     if match is None:
         return None
     import re
+    import warnings
     try:
-        return re.compile(match)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return re.compile(match)
     except (re.error, OverflowError, RecursionError) as error:
         raise BadRecord(f"--match: not a regular expression: {error}") from None
 

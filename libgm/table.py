@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from .cli import warn
 from .lines import Output, safe
+from .progress import Progress
 
 ROWS = 1000   # that are laid out together, so that memory stays bounded
 
@@ -23,12 +25,16 @@ class Listing:
         self.stands_out, self.marks = stands_out, []
         self.colour = self.terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         self.output = Output()
+        # a pipe's reader may show its own, and a terminal shows the records
+        self.progress = Progress("records") if not self.table and stat.S_ISREG(os.fstat(1).st_mode) else None
         self.above: list[int] | None = None   # widths of what is printed, which the rows to come keep to
 
     def add(self, record: dict) -> None:
         self.any = True
         if not self.table:
             self.output.emit(record)
+            if self.progress:
+                self.progress.add()
             return
         self.marks.append(self.colour and self.stands_out(record))
         self.rows.append([cell(make(record)) for _, make in self.columns])
@@ -63,6 +69,8 @@ class Listing:
             self.lay_out()
         if not self.any and (self.table or self.terminal):
             warn(f"no {self.where}")
+        if self.progress:
+            self.progress.close()
         self.output.close()
 
 

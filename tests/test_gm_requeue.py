@@ -341,10 +341,22 @@ def test_an_interrupted_wait_gives_everything_back(gm, gearmand):
 def test_no_more_than_so_many_a_second(gm, gearmand):
     bury(gm, [b"x"] * 8)
     begin = time.monotonic()
-    gm("bash", "-c", "gm-dead | gm-requeue -q --rate 10")
+    process = gm.start("bash", "-c", "gm-dead | gm-requeue -q --rate 10")
+    until(lambda: 0 < gearmand.waiting(b"f") < 8)   # one by one, not all in the end
+    assert process.wait(20) == 0
     assert time.monotonic() - begin >= 0.7 and gearmand.waiting(b"f") == 8
     for rate in ("0", "-1", "fast"):
         gm("gm-requeue", f"--rate={rate}", "1", status=2)
+
+
+def test_a_rate_of_jobs_that_are_waited_for(gm, gearmand):
+    bury(gm, [b"x"] * 8)
+    worker = gm.start("gm-work", "-q", "f", "--", "true")
+    process = gm.start("gm-requeue", "-q", "--wait", "--rate=10", *range(1, 9))
+    until(lambda: 0 < dead(gm) < 8)
+    assert process.wait(20) == 0 and dead(gm) == 0
+    worker.terminate()
+    worker.wait(20)
 
 
 def test_a_slow_requeue_holds_nobody_up(gm, gearmand):
@@ -359,6 +371,27 @@ def test_a_slow_requeue_holds_nobody_up(gm, gearmand):
     assert (gm.home / "quarantine.db-wal").stat().st_size < 16 << 20
     os.killpg(both.pid, signal.SIGTERM)
     both.wait(20)
+
+
+def test_strict_ends_at_the_first_that_is_bad(gm, gearmand):
+    bury(gm, [b"x"] * 4)
+    assert b"99: no such job" in gm("gm-requeue", "--strict", "1", "99", "2", status=1).err
+    assert idents(gm) == [2, 3, 4]
+    gm("gm-requeue", "--strict", input=b"2\n{}\n3\n", status=1)
+    assert idents(gm) == [3, 4]
+    gm("gm-drop", "--strict", "3", "99", "4", status=1)
+    assert idents(gm) == [4] and gearmand.waiting(b"f") == 2
+
+
+def test_an_interrupt_says_how_far_it_came(gm, gearmand):
+    bury(gm, [b"x"] * 100)
+    process = gm.start("gm-requeue", "--rate=10", stdin=open(_file(gm, gm("gm-dead").out), "rb"))
+    until(lambda: dead(gm) <= 97)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    sent = 100 - len(idents(gm))
+    assert f"{sent} jobs were sent back before that".encode() in process.err_path.read_bytes()
+    assert gearmand.waiting(b"f") == sent == len(gm("gm-history", "--action=requeue").records)
 
 
 def test_a_reader_that_goes_away(gm, gearmand):
