@@ -21,6 +21,9 @@ places = {
     "share/bash-completion/completions": "completions/*.bash",
     "share/zsh/site-functions": "completions/_*",
     "share/fish/vendor_completions.d": "completions/*.fish",
+    "share/doc/gearmang": "README",
+    **{f"share/doc/gearmang/{folder}": f"{folder}/*" for folder in
+       ("contrib/collectd", "contrib/cron", "contrib/nagios", "contrib/systemd")},
 }
 
 by_name = {   # bash and fish load a file that is named like the tool

@@ -93,7 +93,8 @@ def listing(store: Store, args: dict) -> int:
         raise Usage(str(error)) from None
     if args["--function"] is not None and not found.any:
         known = sorted(function.decode("utf-8", "replace") for function in selection.functions(store))
-        found.where += f" of {args['--function']}" + (f": there are of {', '.join(known[:10])}" if known else "") + \
+        found.where = f"{what} of {args['--function']} in {store.path}" + \
+            (f": it has some of {', '.join(known[:10])}" if known else "") + \
             (f" and {len(known) - 10} more" if len(known) > 10 else "")
     found.close()
     return OK

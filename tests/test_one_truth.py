@@ -133,6 +133,8 @@ def test_what_is_installed():
     same(files & set(PAGES), PAGES, "setup.py", "man pages")
     same(files & {"gearmang.bash", "_gearmang", "gearmang.fish"}, {"gearmang.bash", "_gearmang", "gearmang.fish"},
          "setup.py", "completions")
+    wanted = {str(path.relative_to(ROOT)) for path in ROOT.glob("contrib/*/*") if path.parent.name != "debian"}
+    same({file for _, files in data for file in files if file.startswith("contrib/")}, wanted, "setup.py", "contrib")
 
 
 def test_cross_references():
