@@ -13,6 +13,7 @@ from .lines import Input, Output, ReaderGone, records
 KEPT = 10000    # messages that wait for a receiver that is away
 LINGER = 2.0    # seconds at the end for what is still under way
 PAUSE = (0.1, 5.0)   # seconds between attempts, the first and the longest
+QUIET = 60.0         # seconds for which a receiver that comes and goes is not told of again
 
 
 def through(output: Output, report, waiting=lambda: None):
@@ -67,7 +68,8 @@ class Delivery:
         self.queue: collections.deque = collections.deque()    # not sent
         self.flying: collections.deque = collections.deque()   # sent, not known to have arrived
         self.count = self.crowded_out = 0
-        self.trouble: str | None = None     # of the outage that has been told
+        self.trouble: str | None = None     # why the last attempt failed
+        self.told = -QUIET                  # time.monotonic() when that was said
         self.ending = threading.Event()
         self.wake = threading.Event()
         self.thread = threading.Thread(target=self.run, daemon=True)
@@ -117,7 +119,8 @@ class Delivery:
         self.transport.close()
         self.queue.extendleft(reversed(self.flying))
         self.flying.clear()
-        if self.trouble is None and not self.ending.is_set():
+        if self.trouble is None and not self.ending.is_set() and time.monotonic() >= self.told + QUIET:
+            self.told = time.monotonic()
             self.say(f"{self.transport}: cannot deliver: {reason(error)}: keeping the next {self.kept} events")
         self.trouble = reason(error)
 

@@ -39,11 +39,13 @@ def functions(found: list[tuple]) -> list[dict]:
             for name in (*COUNTS, *job.PRIORITIES):
                 row[name] += part[name]
             row["servers"].append(str(server))
-            if part["running"] < 0:
-                row["trouble"].append("running below zero" + where)
-            if part["waiting"] and not part["workers"]:
-                row["trouble"].append("no worker" + where)
+            row["trouble"] += [what + where for what in stuck(part)]
     return list(rows.values())
+
+
+def stuck(part: dict) -> list[str]:
+    """What is wrong with a function on one server."""
+    return ["running below zero"] * (part["running"] < 0) + ["no worker"] * bool(part["waiting"] and not part["workers"])
 
 
 def empty(function: bytes) -> dict:
@@ -103,7 +105,8 @@ def by_server(found: list[tuple], store: Store | None) -> list[dict]:
     return [{**named(row["function"]), **where,
              **{name: row[name] if (where["server"] is None) == (name in ("delayed", "dead")) else None
                 for name in (*COUNTS, "delayed", "dead")},
-             **{name: row[name] if where["server"] else None for name in job.PRIORITIES}}
+             **{name: row[name] if where["server"] else None for name in job.PRIORITIES},
+             "trouble": "; ".join(stuck(row) if where["server"] else row["trouble"]) or None}
             for where, row in sorted(done, key=lambda pair: pair[1]["function"])]
 
 
@@ -140,6 +143,8 @@ def workers(servers: list, store: Store | None, report) -> list[dict]:
         job.put(shown, "unique", None if unique is None else raw(unique))
         shown.update(handle=handle, server=server, attempts=attempts, job_since=iso(since),
                      job_age=None if since is None else max(0, round(time.time() - since, 1)), mark=mark,
-                     paused_until=iso(paused), paused_why=why)
+                     paused_until=iso(paused), paused_why=why,
+                     trouble="dead" if not shown["alive"] else f"paused: {why}" if why else
+                     f"a job runs for {age(time.time() - since)}" if since and time.time() - since > OVERSTAY else None)
         done.append(shown)
     return done

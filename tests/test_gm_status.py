@@ -90,6 +90,8 @@ def test_several_servers_summed_and_one_by_one(gm, gearmand, new_gearmand, die):
     assert record["trouble"].startswith(f"no worker on {other.server}; 1 dead")
     records = {record["server"]: record for record in gm("gm-status", "--by-server", "-s", both).records}
     assert {name: record["waiting"] for name, record in records.items()} == {gearmand.server: 1, other.server: 1, None: None}
+    assert {name: record["trouble"] and record["trouble"][:9] for name, record in records.items()} == {
+        gearmand.server: None, other.server: "no worker", None: "1 dead, t"}
     assert records[None]["dead"] == 1 and records[other.server]["dead"] is None and records[other.server]["low"] == 1
 
 
@@ -131,6 +133,18 @@ def test_running_below_zero_is_shown_as_it_is(gm, fake):  # noqa: F811
     balanced = answering(fake, b"f\t2\t1\t3\n")
     record = of(gm, "f", "-s", f"{server},{balanced}")
     assert record["running"] == 0 and record["trouble"] == f"running below zero on {server}"
+
+
+def test_workers_in_trouble_stand_out(gm, gearmand):
+    for name in ("hung", "well"):
+        gm("gm-submit", "-q", name, input=b"1\n")
+        gm.start("gm-work", name, "--", "sleep", "1000")
+    until(lambda: len([r for r in gm("gm-status", "--workers").records if r.get("handle")]) == 2)
+    with sqlite3.connect(gm.env["GM_QUARANTINE"]) as db:
+        db.execute("UPDATE start SET started = started - 3600 * 4 WHERE function = 'hung'")
+    first, *others = terminal(gm, "gm-status", "--workers").splitlines()[1:]
+    assert first.startswith("\x1b[1;31mfile ") and "a job runs for 4h" in first
+    assert len(others) >= 3 and not any(line.startswith("\x1b") for line in others)
 
 
 def test_client_ids_with_spaces(gm, fake):  # noqa: F811

@@ -155,5 +155,17 @@ def test_the_real_pipe_after_gm_work(gm, gearmand):
     assert records[1]["extra"]["width"]["max"] == 640 and records[1]["duration"]["count"] == 2
 
 
+def test_one_interrupt_ends_a_whole_pipe_and_loses_nothing(gm, gearmand):
+    gm("gm-submit", "-q", "n", input=b"1\n2\n")
+    process = gm.start("bash", "-c", "gm-work n -- sh -c 'echo x >>begun; sleep 1' | gm-syslog ./nobody | gm-tally",
+                       start_new_session=True)
+    until((gm.home / "begun").exists)
+    os.killpg(process.pid, signal.SIGINT)
+    process.wait(20)
+    until(lambda: process.out_path.read_bytes())
+    record = json.loads(process.out_path.read_bytes())
+    assert record["event"] == "done" and record["count"] == len((gm.home / "begun").read_text().split())
+
+
 def test_nothing_heavy_is_read_for_help(gm):
     assert b"ddsketch" not in gm("python3", "-X", "importtime", ROOT / "bin/gm-tally", "--help").err
