@@ -26,10 +26,16 @@ SET_ASIDE = (
 
 
 def row(**fields) -> dict:
-    """A row to set aside: every column at its default but those given; bytes for function, unique_, data."""
+    """A row to set aside: every column at its default but those given; bytes for function, unique_, data.
+
+    A lone surrogate, which JSON can bring into a text, is none that the file could hold.
+    """
     values = dict.fromkeys(DIED)
     values.update(state="dead", priority="normal", attempts=0, requeues=0, host=os.uname().nodename)
     values.update(fields)
+    for name, value in values.items():
+        if isinstance(value, str) and not value.isascii():
+            values[name] = value.encode("utf-8", "replace").decode()
     for name in ("function", "unique_", "data"):
         values[name] = text(values[name])
     return values

@@ -167,6 +167,8 @@ class Store:
             foreign = "not a database" in str(error)
             raise Unavailable(f"{path}: " + ("not a quarantine file: not an SQLite database" if foreign else
                                              f"cannot open: {reason_of(error)}")) from None
+        except UnicodeDecodeError:   # of SQLite's own words about a schema
+            raise Unavailable(f"{path}: cannot open: it is damaged") from None
 
     def _open(self, path: str, create: bool) -> None:
         tables = self._connect()   # before the rest: another process may be making them, all in one transaction

@@ -33,10 +33,13 @@ def when(text: str, name: str = "time", now: float | None = None) -> float:
 
 
 def epoch(text: str) -> float:
-    """Epoch seconds of an ISO 8601 time; naive is UTC. Raises ValueError."""
+    """Epoch seconds of an ISO 8601 time from 1970 on; naive is UTC. Raises ValueError."""
     import datetime
     found = datetime.datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
-    return (found if found.tzinfo else found.replace(tzinfo=datetime.timezone.utc)).timestamp()
+    seconds = (found if found.tzinfo else found.replace(tzinfo=datetime.timezone.utc)).timestamp()
+    if seconds < 0:
+        raise ValueError(f"before 1970: {text}")
+    return seconds
 
 
 def iso(seconds: float | None) -> str | None:

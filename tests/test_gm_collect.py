@@ -71,7 +71,7 @@ def test_failure_jobs_of_the_original_gearmang(gm, gearmand):
     b"no JSON", b"\xff\0\xfe", b"[]", b"17", b"{", b'{"task":7}', b'{"task":""}', b'{"task":"a\\u0000b","data":"x"}',
     b'{"function":"f"}', b'{"function":"f","data":5}', b'{"function":"f","data":"x","key":"short"}',
     b'{"function":"f","data":"x","attempts":-1}', b'{"function":"f","data":"x","last_failed":"yesterday"}',
-    b'{"function":"f","data_b64":"!"}', b"[" * 100000, b'{"task":"x","time":NaN,"data":1e999}',
+    b'{"function":"f","data_b64":"!"}', b'{"task":"x","exception":"\\ud800","unique_key":"\\udfff"}', b"[" * 100000, b'{"task":"x","time":NaN,"data":1e999}',
     b'{"function":"f","data":"x","attempts":' + b"9" * 5000 + b"}",
 ], ids=lambda payload: repr(payload[:24]))
 def test_what_cannot_be_read_is_quarantined_as_it_is(gm, gearmand, payload):

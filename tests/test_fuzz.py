@@ -1,0 +1,401 @@
+"""Any bytes, split anywhere, at every door: an error of ours or a correct parse, never another exception, a hang, or
+memory that grows with what is declared. (The frame reader by itself: test_wire.)"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sqlite3
+import time
+import types
+
+import pytest
+from conftest import free_port, until
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from libgm import action, collect, job, lines, page, pipe, policy, quarantine, runner, salvage, store, syslog, units, wire
+from libgm.admin import Admin
+from libgm.errors import BadRecord, Error, Usage
+from libgm.serve import Worker
+from libgm.submit import Submitter
+from libgm.wire import ServerLost
+
+settings.register_profile("fuzz", deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
+settings.load_profile("fuzz")
+
+hostile = st.one_of(st.text(), st.sampled_from(["\ud800", "a\0b", "\x1b[31m", "\u202e", "é", "a\nb\r", "-x", "x" * 600, ""]))
+scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), hostile)
+values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(hostile, inner, max_size=3),
+                      max_leaves=6)
+FIELDS = ["id", "revision", "state", "key", "function", "function_b64", "unique", "unique_b64", "priority", "reason", "error",
+          "stderr", "exit", "signal", "attempts", "requeues", "first_failed", "last_failed", "due", "server", "handle",
+          "host", "fingerprint", "payload_file", "data", "data_b64", "envelope", "task", "unique_key", "time", "exception"]
+TIMES = st.sampled_from(["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "0001-01-01T00:00:00+23:59", "2026-11-24",
+                         "2026-11-24T13:42:00Z", "1969-12-31T23:59:59Z", 10 ** 400, -1, 1e300])
+good = {"function": st.just("f"), "data": st.just("x"), "unique": st.just("u"), "key": st.sampled_from(["0" * 32, "x" * 32]),
+        "reason": st.just("error"), "priority": st.just("low"), "first_failed": TIMES, "last_failed": TIMES,
+        "error": hostile, "stderr": hostile, "exit": st.integers(), "attempts": st.integers(0, 9), "task": st.just("t"),
+        "exception": hostile, "host": hostile}
+records = st.builds(lambda likely, rest: {**rest, **{name: value for name, value in likely.items() if value is not None}},
+                    st.fixed_dictionaries({name: st.one_of(st.none(), made) for name, made in good.items()}),
+                    st.dictionaries(st.sampled_from(FIELDS), values, max_size=4))
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """An open quarantine file."""
+    opened = store.Store(str(tmp_path_factory.mktemp("fuzz") / "quarantine.db"), create=True)
+    opened.join("fuzz")
+    yield opened
+    opened.close()
+
+
+def kept_and_shown(file, row: dict) -> None:
+    """A row goes into the file, and comes out of it as a record that can be shown in every way."""
+    try:
+        with file.transaction(durable=False):
+            file.execute("DELETE FROM job")
+            quarantine.bring_in(file, row)
+    except Error:
+        raise AssertionError(f"the file does not take it: {row}") from None
+    values = file.execute(f"SELECT {', '.join(quarantine.COLUMNS)} FROM job").fetchone()
+    found = quarantine.record(values)
+    assert json.loads(lines.dump(found))["id"] == found["id"]
+    shown = page.render(found, store.raw(values[-1]), [])
+    assert not {byte for byte in shown if byte < 32 and byte != 10}, shown
+    from libgm.dead import columns
+    from libgm.table import cell
+    for _, make in columns(time.time(), False):
+        text = str(cell(make(found)))
+        text.encode()
+        assert not any(map(lines.unsafe, map(ord, text))), text
+
+
+# ---- records, envelopes
+
+
+@given(st.binary(), values)
+@example(b"%gm1 {}\nx", None)
+def test_envelopes(data, fields):
+    for payload in (data, b"%gm1 " + data, b"%gm1 {" + data + b"\n", b"%gm1 " + json.dumps(fields).encode() + b"\n" + data):
+        envelope, rest = job.unwrap(payload)
+        assert rest == payload if envelope is None else payload.endswith(rest)
+        if envelope is not None:
+            again, same = job.unwrap(job.wrap(envelope, rest))
+            assert same == rest and again.record() == envelope.record()
+
+
+@given(records)
+def test_job_records(fields):
+    try:
+        made = job.Job.from_record(fields)
+    except BadRecord:
+        return
+    assert 1 <= len(made.unique) <= job.MAX_UNIQUE and b"\0" not in made.function + made.unique
+    if made.envelope:
+        assert job.unwrap(job.wrap(made.envelope, made.data))[1] == made.data
+
+
+@given(records)
+def test_quarantine_records(file, fields):
+    try:
+        row = quarantine.from_record(fields)
+    except BadRecord:
+        return
+    kept_and_shown(file, row)
+
+
+@given(st.one_of(st.binary(), records.map(lambda fields: json.dumps(fields).encode()), values.map(lambda value: json.dumps(value).encode())))
+def test_whatever_arrives_at_a_collector(file, data):
+    server = wire.Server("h", 1, False)
+    assigned = types.SimpleNamespace(data=data, function=b"gearmang", unique=b"u", handle=b"H:x:1", server=server)
+    kept_and_shown(file, collect.read(assigned))
+
+
+@given(st.binary())
+@example(b"[" * 100000)
+@example(b"9" * 5000)
+@example(b'{"id":' + b"9" * 30 + b"}")
+def test_lines_that_name_a_job(line):
+    try:
+        assert action.parse("stdin:1", line).ident > 0
+    except BadRecord as error:
+        assert str(error).startswith("stdin:1")
+
+
+@given(st.lists(st.one_of(st.binary(), values.map(lambda value: json.dumps(value).encode())), max_size=6))
+@example([b"[" * 100000])
+def test_lines_of_records(given_lines):
+    bad: list = []
+    found = list(lines.records(enumerate(given_lines, 1), bad.append))
+    assert all(isinstance(record, dict) for _, record in found) and all(isinstance(error, BadRecord) for error in bad)
+    assert len(found) + len(bad) == sum(bool(line.strip()) for line in given_lines)
+
+
+@given(hostile | TIMES.map(str))
+def test_times_and_durations(text):
+    for read in (units.duration, units.when):
+        try:
+            assert isinstance(read(text), float)
+        except Usage:
+            pass
+
+
+# ---- the pipe
+
+
+@given(st.one_of(values, st.fixed_dictionaries({"ok": st.booleans()}, optional={
+    "result": values, "result_b64": values, "error": values, "verdict": values, "delay": values, "stderr": values})))
+def test_answers_of_a_command(answer):
+    try:
+        found = pipe.parse(json.dumps(answer).encode())
+        outcome = pipe.outcome_of(found, b"said") if "ok" in found else None
+    except pipe.Broken:
+        return
+    if outcome:
+        assert isinstance(outcome.stdout, bytes) and outcome.verdict in ("done", "fail", *pipe.VERDICTS)
+
+
+@given(st.binary())
+def test_bytes_of_a_command(line):
+    try:
+        assert isinstance(pipe.parse(line), dict)
+    except pipe.Broken as error:
+        assert len(str(error)) < 400
+
+
+@given(st.binary(), st.integers(1, 7))
+def test_lines_of_a_command_split_anywhere(data, size):
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    command = pipe.Command.__new__(pipe.Command)
+    command.stdout, command.parts, command.size, command.closed = reading, [], 0, None
+    found = []
+    for at in range(0, len(data), size):
+        os.write(writing, data[at:at + size])
+        found += command.lines()
+    os.close(writing)
+    found += command.lines()
+    os.close(reading)
+    assert found == [line for line in data.split(b"\n")[:-1] if line.strip()] and command.closed == "output"
+
+
+@given(st.binary() | values.map(lambda value: json.dumps(value).encode()))
+def test_lines_on_descriptor_3(data):
+    assert isinstance(runner.extras(data), dict)
+
+
+@given(hostile)
+def test_errors_have_a_cause(error):
+    assert len(policy.fingerprint(b"f", "error", error)) == 12
+
+
+# ---- servers
+
+
+@pytest.fixture(scope="module")
+def listener():
+    with socket.socket() as found:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(("127.0.0.1", free_port()))
+        found.listen(64)
+        yield found
+
+
+def frame(kind: int, data: bytes) -> bytes:
+    return b"\0RES" + kind.to_bytes(4, "big") + len(data).to_bytes(4, "big") + data
+
+
+frames = st.lists(st.one_of(
+    st.builds(frame, st.sampled_from([6, 8, 10, 11, 12, 13, 14, 15, 17, 18, 19, 20, 25, 28, 31, 40]),
+              st.one_of(st.binary(max_size=40), st.just(b"H:x:1\0f\0u\0data"), st.just(b"QUEUE_ERROR\0x"))),
+    st.binary(max_size=30), st.just(b"\0RES\0\0\0\x1f\xff\xff\xff\xff" + b"H:x:1\0f\0u\0" + b"d" * 50)), max_size=6)
+
+
+@settings(max_examples=40)
+@given(frames)
+def test_whatever_a_server_tells_a_worker(listener, said):
+    server = wire.Server(*listener.getsockname(), False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GM_TIMEOUT", "0.1")
+        worker = Worker([server], b"f", b"fuzz")
+        worker.connect()
+        peer, _ = listener.accept()
+        with peer:
+            peer.sendall(b"".join(said))
+            peer.shutdown(socket.SHUT_WR)
+            for _ in range(4):
+                try:
+                    assigned = worker.next(0.01)
+                except ServerLost:
+                    break
+                if assigned is not None:
+                    try:
+                        assigned.complete(b"")
+                        assigned.flush()
+                    except ServerLost:
+                        pass
+        worker.close()
+    drain(listener)
+
+
+@settings(max_examples=40)
+@given(frames)
+def test_whatever_a_server_tells_a_client(listener, said):
+    server = wire.Server(*listener.getsockname(), False)
+    accepted: list = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GM_TIMEOUT", "0.1")
+        submitter = Submitter([server], on_accept=lambda item, handle, _: accepted.append(handle))
+        submitter.submit(b"f", b"u", b"data", "normal", 1)
+        peer, _ = listener.accept()
+        with peer:
+            peer.sendall(b"".join(said))
+            peer.shutdown(socket.SHUT_WR)
+            try:
+                submitter.finish()
+            except ServerLost:
+                pass
+        submitter.close()
+    assert len(accepted) <= 1
+    drain(listener)
+
+
+def drain(listener) -> None:
+    """Take what reconnected meanwhile off the queue."""
+    listener.setblocking(False)
+    try:
+        while True:
+            listener.accept()[0].close()
+    except BlockingIOError:
+        listener.setblocking(True)
+
+
+@given(st.lists(st.binary().map(lambda line: line.replace(b"\n", b"")) |
+                st.builds(lambda name, numbers: name + b"\t" + b"\t".join(b"%d" % n for n in numbers), st.binary(max_size=9),
+                          st.lists(st.integers(), max_size=5)), max_size=5))
+def test_admin_replies(said):
+    admin = Admin(wire.Server("127.0.0.1", 1, False))
+    admin.ask = lambda *_: said
+    for question in (admin.status, admin.prioritystatus, admin.workers):
+        try:
+            question()
+        except ServerLost as error:
+            assert len(str(error)) < 500
+
+
+# ---- files
+
+
+@pytest.fixture(scope="module")
+def queue_file(tmp_path_factory):
+    """The bytes of a queue file with jobs, some of them large."""
+    path = tmp_path_factory.mktemp("queue") / "queue.db"
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE gearman_queue (unique_key TEXT, function_name TEXT, priority INTEGER, data BLOB, "
+                   "when_to_run INTEGER, PRIMARY KEY (unique_key, function_name))")
+        db.executemany("INSERT INTO gearman_queue VALUES (?,?,?,?,?)",
+                       [(f"u{n}", f"f{n % 3}", n % 3, os.urandom(9000 if n % 9 == 0 else 40), 0) for n in range(60)])
+    db.close()
+    return path.read_bytes()
+
+
+damage = st.lists(st.tuples(st.integers(0, 1 << 20), st.binary(min_size=1, max_size=40)), max_size=6)
+
+
+@settings(max_examples=80)
+@given(damage, st.integers(0, 1 << 20), st.booleans())
+def test_damaged_queue_files(queue_file, tmp_path_factory, hits, cut, truncated):
+    path = tmp_path_factory.getbasetemp() / "damaged.db"
+    data = bytearray(queue_file)
+    for at, change in hits:
+        at %= len(data)
+        data[at:at + len(change)] = change
+    path.write_bytes(data[:cut % len(data)] if truncated else data)
+    try:
+        with salvage.Queue(str(path), "gearman_queue") as queue:
+            for row in queue.rows():
+                lines.dump(salvage.record(row))
+            list(salvage.facts(queue))
+    except Error as error:
+        assert str(path) in str(error)
+
+
+@settings(max_examples=60)
+@given(damage, st.integers(0, 1 << 20), st.booleans())
+def test_damaged_quarantine_files(tmp_path_factory, hits, cut, truncated):
+    path = tmp_path_factory.getbasetemp() / "quarantine.db"
+    for leftover in list(path.parent.glob("quarantine.db*")):
+        leftover.unlink(missing_ok=True)
+    made = store.Store(str(path), create=True)
+    with made.transaction():
+        for number in range(20):
+            quarantine.set_aside(made, quarantine.row(key=f"{number:032x}", function=b"f", unique_=b"u", data=b"x" * 500))
+    made.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    made.close()
+    data = bytearray(path.read_bytes())
+    for at, change in hits:
+        at %= len(data)
+        data[at:at + len(change)] = change
+    path.write_bytes(data[:cut % len(data)] if truncated else data)
+    try:
+        opened = store.Store(str(path))
+        opened.join("fuzz")
+        list(opened.rows(f"SELECT {', '.join(quarantine.COLUMNS)} FROM job"))
+        quarantine.counts(opened)
+        opened.close()
+    except Error as error:
+        assert str(path) in str(error)
+
+
+# ---- events
+
+
+events = st.builds(lambda fields, more: {**more, **fields}, st.fixed_dictionaries({}, optional={
+    name: scalars for name in ("event", "time", "function", "function_b64", "unique", "unique_b64", "handle", "attempts",
+                               "duration", "exit", "signal", "reason", "error", "worker", "host", "server")}),
+    st.dictionaries(st.sampled_from(["extra", "x"]), values))
+
+
+@given(events)
+def test_events_to_syslog(event):
+    said = syslog.message(event)
+    assert said is None or not {byte for byte in said if byte < 32 or byte == 127}, said
+
+
+def test_filters_take_anything(gm):
+    """A few hundred hostile lines through the filters themselves: each comes out as it went in, and nothing breaks."""
+    made = st.one_of(events, values).map(lambda value: json.dumps(value).encode())
+    found = [line for line in examples(made, 200) + examples(st.binary(), 50) if b"\n" not in line]
+    data = b"".join(line + b"\n" for line in found)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(gm.home / "log"))
+        result = gm("gm-syslog", "--all", gm.home / "log", input=data, status=None)
+    assert result.out == data and result.status in (0, 1) and b"GM_DEBUG" not in result.err
+    result = gm("gm-tally", input=data, status=None)
+    assert result.status in (0, 1) and b"GM_DEBUG" not in result.err
+    assert all(isinstance(json.loads(line), dict) for line in result.out.splitlines())
+
+
+def examples(strategy, count: int) -> list:
+    found: list = []
+
+    @settings(max_examples=count, database=None, derandomize=True)
+    @given(strategy)
+    def take(value):
+        found.append(value)
+    take()
+    return found
+
+
+def test_submitting_anything(gm, gearmand):
+    found = [line for line in examples(st.one_of(records, values).map(lambda value: json.dumps(value).encode()), 200) +
+             examples(st.binary(), 50) if b"\n" not in line]
+    result = gm("gm-submit", input=b"".join(line + b"\n" for line in found), status=1)
+    assert b"GM_DEBUG" not in result.err and all(line.startswith(b"gm-submit: stdin:") for line in result.err.splitlines())
+    until(lambda: sum(total for total, _, _ in gearmand.status().values()) == len({
+        (record.get("function"), record["unique"]) for record in result.records}))
+    gearmand.kill()
+    gearmand.start()   # what was accepted does not keep it from starting again
