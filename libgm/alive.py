@@ -29,7 +29,7 @@ def _descriptor(path: str) -> int:
     if key not in _descriptors:
         name = path + "-alive"
         try:
-            fd = os.open(name, os.O_RDWR | os.O_CLOEXEC)
+            fd = os.open(name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             mode = os.stat(path).st_mode & 0o666
             fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
@@ -40,7 +40,7 @@ def _descriptor(path: str) -> int:
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EROFS):
                 raise
-            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)   # enough to look
+            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)   # enough to look
         _descriptors[key] = fd
     return _descriptors[key]
 

@@ -27,7 +27,7 @@ def through(output: Output, report, waiting=lambda: None):
 
     def copied():
         for number, line in Input(waiting=pause):
-            output.write(line + b"\n")
+            output.write_lines(line + b"\n")
             yield number, line
     for _, record in records(copied(), report):
         yield record

@@ -11,6 +11,7 @@ import time
 from .cli import warn
 from .control import SIGNALS
 from .errors import NO, OK, UNAVAILABLE, Error
+from .lines import escaped
 from .policy import brake_size
 
 PAUSE_MAX = 60.0     # seconds between restarts of a worker that dies again and again
@@ -44,6 +45,7 @@ class Fleet:
         self.status = OK
         self.events = 0
         self.pending = bytearray()                # of events that standard output has not taken yet
+        self.terminal = os.isatty(1)
         self.silent = settings.quiet
         self.late: float | None = None            # time.monotonic() when workers that were told to end are killed
         self.brake_size = brake_size(settings.brake)
@@ -205,7 +207,8 @@ class Fleet:
         if newline:
             child.worked = True
             if not self.silent:
-                self.pending += child.buffer + head + newline
+                lines = child.buffer + head + newline
+                self.pending += escaped(lines) if self.terminal else lines
             self.events += head.count(b"\n") + 1
             child.buffer = rest
         else:

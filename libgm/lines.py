@@ -122,6 +122,14 @@ def encoder(ascii: bool):
     return json.JSONEncoder(separators=(",", ":"), ensure_ascii=ascii).encode
 
 
+def escaped(data: bytes) -> bytes:
+    """JSON lines with all but printable ASCII as \\u escapes, which say the same and do nothing to a terminal."""
+    import re
+    return re.sub(r"[^\n -~]", lambda found: "".join(
+        f"\\u{unit[0]:02x}{unit[1]:02x}" for unit in zip(*[iter(found[0].encode("utf-16-be", "surrogatepass"))] * 2)),
+        data.decode("utf-8", "replace")).encode()
+
+
 class Output:
     """Standard output, buffered. Raises ReaderGone, or Error where a write, flush or close fails."""
 
@@ -129,10 +137,15 @@ class Output:
 
     def __init__(self, fd: int = 1, quiet: bool = False):
         self.fd, self.quiet, self.parts, self.size = fd, quiet, [], 0
+        self.terminal = os.isatty(fd)
 
     def emit(self, record: dict) -> None:
         if not self.quiet:
-            self.write(dump(record))
+            self.write_lines(dump(record))
+
+    def write_lines(self, data: bytes) -> None:
+        """Write whole JSON lines."""
+        self.write(escaped(data) if self.terminal else data)
 
     def write(self, data: bytes) -> None:
         if self.quiet:

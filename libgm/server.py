@@ -115,6 +115,8 @@ def lock(store: str) -> int:
     path = os.path.realpath(store) + ".lock"
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        if os.fstat(fd).st_uid == os.geteuid():
+            os.fchmod(fd, 0o600)   # against the umask
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise Unavailable(f"{store}: in use by another gm-server: "
@@ -130,6 +132,8 @@ def prepare(store: str) -> int:
     import sqlite3
     path = os.path.realpath(store)
     try:
+        if os.path.islink(store):
+            os.stat(store)   # no file is made through a link
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         os.fchmod(fd, 0o600)   # against the umask
         os.close(fd)

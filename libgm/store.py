@@ -151,6 +151,8 @@ class Store:
         self._process: int | None = None
         self._synchronous = ""
         try:
+            if os.path.islink(path):
+                os.stat(path)   # the kernel may refuse to follow it (fs.protected_symlinks); and no file is made through it
             if create:
                 _make(self.path)
             check_readable(self.path)
