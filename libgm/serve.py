@@ -162,6 +162,12 @@ class Worker(Manager, GearmanWorker):
             news, self.news = self.news, []
             raise news[0]
 
+    def ask_again(self) -> None:
+        """Ask every server for a job, also one that has said that it has none: there are new ones."""
+        for handler in self.connection_to_handler_map.values():
+            if handler.state == ASLEEP:
+                handler.state = AWAKE
+
     def problems(self) -> list:
         """What befell servers since the last call: each loss and each return once, as exceptions to be shown."""
         news, self.news = self.news, []

@@ -115,10 +115,13 @@ class WorkerProcess:
     def release_now(self) -> int:
         """--until-empty has no releaser beside it: retries that are due are to be had now."""
         try:
-            return release_due(self.store, self.settings)
+            released = release_due(self.store, self.settings)
         except Error as error:
             warn(f"delayed retries: {error}")
             return 0
+        if released:
+            self.worker.ask_again()
+        return released
 
     def handle(self, attempt: Attempt) -> None:
         """Run a job and see to its fate. Raises Stopped when it was stopped with us."""

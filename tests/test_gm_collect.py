@@ -112,7 +112,7 @@ def test_nothing_is_lost_or_doubled_when_it_is_killed_again_and_again(gm, gearma
     fail(elsewhere, 600, "-j2", function="f")
     for number in range(1, 4):
         collector = gm.start("gm-collect")
-        until(lambda: collector.out_path.stat().st_size)
+        until(lambda: collector.out_path.stat().st_size or not gearmand.status()[b"gearmang"][0])
         collector.kill()
         collector.wait(10)
     gm(*ONCE, "-q", timeout=60)
