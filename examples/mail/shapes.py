@@ -435,7 +435,7 @@ def line_ends_of_all_kinds(post):
 
 @shape()
 def nul_bytes(post):
-    return bytes(post.mixed(text("before NUL after\n", "us-ascii"), image(post.jpeg()))).replace(b"NUL", b"\0\0\0")
+    return bytes(post.mixed(text("before NUL after\n", "us-ascii"), image(post.jpeg()))).replace(b"before NUL", b"before \0\0\0")
 
 
 @shape()
@@ -516,9 +516,10 @@ def words_in_place_of_an_image(post):
 
 @shape(hostile=True)
 def damaged_png(post):
-    data = bytearray(post.picture("PNG"))
-    data[len(data) // 2] ^= 0xFF
-    return bytes(post.mixed(text(), image(post.has(bytes(data), bad="checksum"), "png", "photo.png")))
+    data = post.picture("PNG")
+    middle = len(data) // 2
+    data = data[:middle] + b"\xff" * 40 + data[middle + 40:]
+    return bytes(post.mixed(text(), image(post.has(data, bad="checksum"), "png", "photo.png")))
 
 
 @shape(hostile=True, few=10)
