@@ -17,8 +17,6 @@ from libgm import cli, dead, job
 
 TOOLS = sorted(path.name for path in ROOT.glob("bin/gm-*"))
 PAGES = {page.name: page.read_text("utf-8") for page in sorted((ROOT / "man").glob("*.[157]"))}
-PAGED = [tool for tool in TOOLS if tool + ".1" in PAGES]
-MANUAL = PAGES["gearmang.7"]
 SECTIONS = ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "EXAMPLES", "SEE ALSO"]
 
 
@@ -26,9 +24,15 @@ def usage(tool: str) -> str:
     return re.search(r'"""(.*?)"""', (ROOT / "bin" / tool).read_text("utf-8"), re.S)[1]
 
 
-def section(page: str, name: str) -> str:
+def page(name: str) -> str:
+    """The source of a man page."""
+    assert name in PAGES, f"man/{name}: there is none"
+    return PAGES[name]
+
+
+def section(text: str, name: str) -> str:
     """The source of a section, or subsection, of a page."""
-    found = re.search(rf"^\.S[hs] {name}\n(.*?)(?=^\.Sh |\Z)", page, re.S | re.M)
+    found = re.search(rf"^\.S[hs] {name}\n(.*?)(?=^\.Sh |\Z)", text, re.S | re.M)
     return found[1] if found else ""
 
 
@@ -54,14 +58,26 @@ def test_the_usage_is_read_as_the_tool_reads_it(tool):
         {name: takes for name, (_, takes) in cli.options(usage(tool)).items()}
 
 
-@pytest.mark.parametrize("tool", PAGED)
+@pytest.mark.parametrize("tool", TOOLS)
 def test_options_of_the_page(tool):
-    page = section(PAGES[tool + ".1"], "OPTIONS")
+    text = section(page(tool + ".1"), "OPTIONS")
     found = set()
-    for line in re.findall(r"^\.It (Fl .*)$", page, re.M):
+    for line in re.findall(r"^\.It (Fl .*)$", text, re.M):
         line, _, value = line.partition(" Ns = Ns Ar ")
         found |= {"-" + name.removeprefix("Fl ") + (f"={value}" if value else "") for name in line.split(" , ")}
     same(found, usage_options(tool), f"man/{tool}.1", "OPTIONS")
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_defaults_of_the_page(tool):
+    text = section(page(tool + ".1"), "OPTIONS")
+    for option in re.split(r"\n(?= +-)", usage(tool))[1:]:
+        name, default = re.search(r"--[\w-]+", option)[0], re.search(r"\[default: (.*?)\]", option)
+        if default is None:
+            continue
+        found = re.search(rf"^\.It Fl .*-{name[2:]} .*\n((?:(?!\.It ).*\n)*)", text, re.M)
+        assert found and re.search(rf"(?<!\w){re.escape(default[1])}(?!\w)", found[1]), \
+            f"man/{tool}.1: {name}: that the default is {default[1]} is missing"
 
 
 def bash_options(tool: str, text: str) -> set[str]:
@@ -94,20 +110,20 @@ def test_options_of_the_completions(file, read):
         same(read(tool, text), wanted, f"completions/{file} (run completions/generate)", f"options of {tool}")
 
 
-@pytest.mark.parametrize("tool", PAGED)
+@pytest.mark.parametrize("tool", TOOLS)
 def test_the_page_says_what_the_tool_says_of_itself(tool):
-    page, doc = PAGES[tool + ".1"], usage(tool)
+    text, doc = page(tool + ".1"), usage(tool)
     line = doc.split("\n")[0].rstrip(".")
-    assert f".Nd {line[0].lower()}{line[1:]}\n" in page or f".Nd {line}\n" in page, \
+    assert f".Nd {line[0].lower()}{line[1:]}\n" in text or f".Nd {line}\n" in text, \
         f"man/{tool}.1: its .Nd is not the first line of the usage: {line}"
     placeholders = re.findall(r"\b[A-Z]{2,}(?:-[A-Z]+)*\b", doc.partition("Usage:")[2].partition("\n")[0])
-    same(re.findall(r"\b[A-Z]{2,}(?:-[A-Z]+)*\b", section(page, "SYNOPSIS")), placeholders, f"man/{tool}.1",
+    same(re.findall(r"\b[A-Z]{2,}(?:-[A-Z]+)*\b", section(text, "SYNOPSIS")), placeholders, f"man/{tool}.1",
          "operands in the SYNOPSIS")
 
 
-@pytest.mark.parametrize("tool", PAGED)
+@pytest.mark.parametrize("tool", TOOLS)
 def test_sections_of_the_page(tool):
-    there = [name for name in re.findall(r"^\.Sh (.*)$", PAGES[tool + ".1"], re.M) if name in SECTIONS]
+    there = [name for name in re.findall(r"^\.Sh (.*)$", page(tool + ".1"), re.M) if name in SECTIONS]
     assert there == SECTIONS, f"man/{tool}.1: its sections are {', '.join(there)}, not {', '.join(SECTIONS)}"
 
 
@@ -115,10 +131,9 @@ def test_lists_of_tools():
     readme = (ROOT / "README").read_text("utf-8")
     table = re.search(r"^Tools\n-+\n\n((?:    .*\n)+)", readme, re.M)
     assert table, "README: no table under the heading Tools"
-    same(set(re.findall(r"^    (gm-\w+)", table[1], re.M)) | (set(TOOLS) - set(PAGED)), TOOLS, "README", "tools")
-    listed = set(re.findall(r"^\.It Xr (gm-\w+) 1$", section(MANUAL, "The tools"), re.M))
-    same(listed & set(TOOLS), TOOLS, "man/gearmang.7", "tools")
-    same({page.removesuffix(".1") for page in PAGES if page.endswith(".1")}, PAGED, "man/", "pages")
+    same(re.findall(r"^    (gm-\w+)", table[1], re.M), TOOLS, "README", "tools")
+    same(re.findall(r"^\.It Xr (gm-\w+) 1$", section(page("gearmang.7"), "The tools"), re.M), TOOLS, "man/gearmang.7", "tools")
+    same({name.removesuffix(".1") for name in PAGES if name.endswith(".1")}, TOOLS, "man/", "pages")
 
 
 def test_what_is_installed():
@@ -138,11 +153,10 @@ def test_what_is_installed():
 
 
 def test_cross_references():
-    known = {(page.rpartition(".")[0], page.rpartition(".")[2]) for page in PAGES}
-    for page, text in PAGES.items():
+    known = {(name.rpartition(".")[0], name.rpartition(".")[2]) for name in PAGES}
+    for file, text in PAGES.items():
         for name, number in re.findall(r"\.Xr (gm-\w+|gearmang) (\d)", text):
-            ours = (name, number) in known or (ROOT / "bin" / name).exists() or len(PAGED) < len(TOOLS)
-            assert ours, f"man/{page}: refers to {name}({number}), which there is not"
+            assert (name, number) in known, f"man/{file}: refers to {name}({number}), which there is not"
 
 
 VARIABLE = r"\b(?:GM|BLUEOX|COLLECTD)_[A-Z_]*[A-Z]\b|\bXDG_STATE_HOME\b|\bNO_COLOR\b"
@@ -154,20 +168,19 @@ def test_environment_variables():
         for name in re.findall(VARIABLE, file.read_text("utf-8")):
             used.setdefault(name, file.name)
     said = {}
-    for page, text in PAGES.items():
+    for file, text in PAGES.items():
         for line in re.findall(r"^\.It Ev (.*)$", text, re.M):
             for name in line.split(" , "):
                 if re.fullmatch(VARIABLE, name):
-                    said.setdefault(name, page)
+                    said.setdefault(name, file)
     for name in sorted(set(said) - set(used)):
         pytest.fail(f"man/{said[name]}: ENVIRONMENT has {name}, which no code reads")
-    if PAGED == TOOLS:
-        for name in sorted(set(used) - set(said)):
-            pytest.fail(f"man/: {name} of {used[name]} is under no page's ENVIRONMENT")
+    for name in sorted(set(used) - set(said)):
+        pytest.fail(f"man/: {name} of {used[name]} is under no page's ENVIRONMENT")
 
 
 def test_what_gearmang_7_lists():
-    same(re.findall(r"^\.It Cm (\w+)$", section(MANUAL, "THE LIFE OF A JOB"), re.M), dead.REASONS, "man/gearmang.7",
+    same(re.findall(r"^\.It Cm (\w+)$", section(page("gearmang.7"), "THE LIFE OF A JOB"), re.M), dead.REASONS, "man/gearmang.7",
          "reasons")
 
 
@@ -175,6 +188,6 @@ def test_fields_of_the_record(gm, gearmand):
     gm("gm-submit", "-q", "f", input=b"x\n")
     gm("gm-work", "-q", "--until-empty", "--tries=1", "f", "false")
     [record] = gm("gm-dead").records
-    said = [name for line in re.findall(r"^\.It Li (.*)$", PAGES["gm-job.5"], re.M) for name in line.split(" , ")]
+    said = [name for line in re.findall(r"^\.It Li (.*)$", page("gm-job.5"), re.M) for name in line.split(" , ")]
     same(set(said) & set(record), record, "man/gm-job.5", "fields")
-    assert set(job.PRIORITIES) <= set(re.findall(r"^\.Cm (\w+)", PAGES["gm-job.5"], re.M)), "man/gm-job.5: priorities"
+    assert set(job.PRIORITIES) <= set(re.findall(r"^\.Cm (\w+)", page("gm-job.5"), re.M)), "man/gm-job.5: priorities"
