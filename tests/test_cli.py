@@ -274,3 +274,15 @@ def test_numbers_and_durations(tool):
     for text in "0", "100", "x", "-1", "", "1.5", "٣", "9" * 5000:
         assert tool.refused("--jobs", text) == f"--jobs: not a number from 1 to 99: {text!r}"
     assert tool.refused("-t", "x") == "--timeout: not a duration: 'x' (a number with s, m, h, d or w)"
+
+
+@pytest.mark.parametrize("args, module, extra", [
+    (("gm-check", "queue"), "nagiosplugin", "check"), (("gm-tally",), "ddsketch", "tally"), (("gm-blueox",), "zmq", "blueox"),
+    (("gm-blueox",), "msgpack", "blueox")], ids=["check", "tally", "blueox", "msgpack"])
+def test_a_library_that_is_not_installed_is_told_with_its_cure(gm, tmp_path, args, module, extra):
+    (tmp_path / f"{module}.py").write_text(f"raise ModuleNotFoundError(name={module!r})\n")
+    plugin = args[0] == "gm-check"
+    result = gm(*args, env={"PYTHONPATH": str(tmp_path)}, status=3 if plugin else 1)
+    said = result.out if plugin else result.err
+    assert said.startswith(b"GEARMANG UNKNOWN - cannot import " if plugin else args[0].encode() + b": cannot import ")
+    assert f"{module}: pip install gearmang[{extra}]".encode() in said and said.count(b"\n") == 1
