@@ -80,9 +80,19 @@ class Fate:
 
     # ---- before a job is run
 
-    def begin(self, attempt: Attempt) -> None:
-        """Write its start, before the job begins."""
+    def begin(self, attempt: Attempt) -> bool:
+        """Write its start, before the job begins; False where earlier ones were the last of it."""
+        if self.turn_over([], [attempt]):
+            self.transact(False, (starts.end, attempt.run))
+            return self.begin_again(attempt)
+        return True
+
+    def begin_again(self, attempt: Attempt) -> bool:
+        """begin() for a job that is known to have had a start."""
+        if self.taken_down(attempt):
+            return False
         self.transact(False, (starts.begin, attempt))
+        return True
 
     def turn_over(self, done: list, coming: list) -> list[int]:
         """End the starts of jobs that are done, each an (attempt, outcome), and write those of attempts to come, in one
@@ -99,6 +109,8 @@ class Fate:
         found = self.persist(write)
         for attempt, outcome in done:
             self.acknowledge(attempt, outcome, True)
+        if done:
+            done[0][0].assigned.worker.send()
         self.tell(*(self.event("done", attempt, attempt.before + 1, outcome) for attempt, outcome in done))
         if done:
             self.brake.done()
@@ -200,6 +212,7 @@ class Fate:
         """The job ends here: its counts, then the server's copy, go."""
         self.transact(False, (starts.end, attempt.run), (starts.forget, attempt.identity))
         self.acknowledge(attempt, outcome, event == "done", error)
+        attempt.assigned.worker.send()
         self.emit(event, attempt, attempt.before + 1, outcome, reason, error)
 
     def retry(self, attempt: Attempt, outcome: Outcome, attempts: int, reason, error) -> None:

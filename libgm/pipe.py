@@ -15,7 +15,8 @@ from . import job
 from .errors import Error
 from .lines import refuse
 from .policy import last_line
-from .runner import CHUNK, MAX_EXTRA, MAX_OUTPUT, STDERR_BYTES, Outcome, end_group, exit_fd, spawn, tail
+from .runner import CHUNK, MAX_OUTPUT, STDERR_BYTES, Outcome, end_group, exit_fd, tail
+from .spawn import DUP2, spawn
 
 MAX_LINE = 96 << 20    # bytes: a result of MAX_OUTPUT in base64 and what stands around it
 PIPE_SIZE = 1 << 20    # bytes asked for, so that a large payload or result changes hands less often
@@ -97,7 +98,7 @@ class Command:
         theirs = [ends[0][0], ends[1][1], ends[2][1]]
         self.stdin, self.stdout, self.stderr = ours = [ends[0][1], ends[1][0], ends[2][0]]
         try:
-            self.pid = spawn(argv, env, [(os.POSIX_SPAWN_DUP2, end, fd) for fd, end in enumerate(theirs)])
+            self.pid = spawn(argv, env, [(DUP2, end, fd) for fd, end in enumerate(theirs)])
         except OSError:
             for fd in ours:
                 os.close(fd)
@@ -201,7 +202,7 @@ class Command:
     def lines(self) -> list[bytes]:
         """The whole lines that are here now. Raises Broken where one is too long."""
         found: list[bytes] = []
-        size = PIPE_SIZE
+        size = CHUNK if not self.size else PIPE_SIZE
         if self.size > MAX_LINE:
             raise Broken(f"output over {MAX_OUTPUT >> 20} MiB")
         while True:
@@ -220,6 +221,7 @@ class Command:
                 self.parts, self.size = [rest] if rest else [], len(rest)
             if len(chunk) < size or self.size > MAX_LINE:
                 return found
+            size = PIPE_SIZE
 
     # ---- its end
 

@@ -210,9 +210,8 @@ class PipeWorker(WorkerProcess):
     def try_alone(self, attempt: Attempt) -> None:
         """Run a job that a dead worker had in hand, nothing ahead of it: if it is a killer, it is the one that counts."""
         self.settle_done()
-        if self.fate.taken_down(attempt):
+        if not self.fate.begin_again(attempt):
             return
-        self.fate.begin(attempt)
         self.alone = True
         self.give(attempt)
         self.next_is_on()

@@ -14,6 +14,7 @@ STDERR_BYTES = 10_000       # of the end of stderr that is kept,
 STDERR_LINES = 50           # and lines of it
 MAX_EXTRA = 256 << 10       # bytes read from fd 3
 CHUNK = 1 << 16
+BRIEF = 2                   # ms in which only a job's end wakes us, not each descriptor that it closes on the way there
 
 
 class Outcome:
@@ -186,6 +187,11 @@ class Run:
             poll.register(ended, select.POLLIN)
         open_reads, status = set(self.takers), None
         try:
+            if self.feed < 0 and ended >= 0:
+                brief = select.poll()
+                brief.register(ended, select.POLLIN)
+                brief.register(control.fd, select.POLLIN)
+                brief.poll(BRIEF)
             while status is None:
                 for fd, _ in poll.poll(self.next_wait(control, ended < 0)):
                     if fd == self.feed:

@@ -272,6 +272,17 @@ class Worker(Manager, GearmanWorker):
         self.backoff[self.handler_to_connection_map[handler]].worked()
         self.jobs.append(Assigned(self, handler, handle, function, unique, data))
 
+    def ask(self) -> None:
+        """Ask for a job ahead of the next next(), which then finds it here."""
+        self._grab()
+        self.send()
+
+    def send(self) -> None:
+        """Send what is to go out, as far as that goes at once."""
+        for connection in list(self.connection_to_handler_map):
+            if connection.writable():
+                self.flush(connection)
+
     def attend(self, seconds: float, wake, receive: bool = True) -> list[int]:
         """Connect, ask for jobs, send and receive once, waiting at most so long; which descriptors of wake have woken us.
 
@@ -287,9 +298,7 @@ class Worker(Manager, GearmanWorker):
 
     def step(self, connections, seconds: float, wake=(), receive: bool = True) -> list[int]:
         """Send and receive once, waiting at most so long; which descriptors of wake have woken us."""
-        for connection in connections:
-            if connection.connected and connection.writable():
-                self.flush(connection)
+        self.send()
         connections = [connection for connection in connections if connection.connected]
         asked = connections if receive else [connection for connection in connections if connection.writable()]
         readable, writable, broken = self.poll_connections_once(asked, seconds, wake)

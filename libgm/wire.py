@@ -30,6 +30,7 @@ PORT = 4730
 HEADER = struct.Struct(">4sII")
 LIMIT = job.MAX_PAYLOAD + 4096   # bytes; a longer declared length is not believed
 CHUNK = 1 << 18
+SMALL = 1 << 16                  # of a first read: the memory for a larger one is asked of the kernel each time
 SEND = 1 << 20
 PARAMS = protocol.GEARMAN_PARAMS_FOR_COMMAND
 RECEIVERS = {kind: protocol.get_command_name(kind).lower().replace("gearman_command_", "recv_") for kind in PARAMS}
@@ -270,8 +271,9 @@ class Connection(library.GearmanConnection):
             self.lose("not connected")
         got = 0
         while got < 8 << 20:
+            size = bytes_to_read if got else SMALL
             try:
-                chunk = self.gearman_socket.recv(bytes_to_read)
+                chunk = self.gearman_socket.recv(size)
             except OSError as error:
                 if got or would_block(error):
                     break   # a loss is told by the next read
@@ -284,7 +286,7 @@ class Connection(library.GearmanConnection):
             self._heard = True
             got += len(chunk)
             self._take(chunk)
-            if len(chunk) < bytes_to_read and not self.server.tls:
+            if len(chunk) < size and not self.server.tls:
                 break
         if got:
             self.moved = time.monotonic()

@@ -129,9 +129,8 @@ class WorkerProcess:
         if attempt.spool is not None:
             fate.too_large(attempt)
             return
-        if fate.taken_down(attempt):
+        if not fate.begin(attempt):
             return
-        fate.begin(attempt)
         self.control.on_term = fate.mark_released
         try:
             outcome = self.run(attempt)
@@ -143,6 +142,8 @@ class WorkerProcess:
         if outcome.stopped:
             fate.emit("release", attempt, attempt.before, outcome, None, "told to stop")
             raise Stopped
+        if policy.judge(outcome, self.settings.exits, self.settings.timeout)[0] == "done" and not self.over():
+            self.worker.ask()   # the server finds the next one while the end of this one is written
         fate.settle(attempt, outcome)
         self.watch_memory(len(attempt.data) + len(outcome.stdout), outcome.overflow)
 
