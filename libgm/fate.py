@@ -16,6 +16,7 @@ from .units import iso
 from .wire import Refused, ServerLost
 
 
+HOST = os.uname().nodename
 LOST, HUNG = "its worker died with it", "hung: ended by gm-reap"
 
 
@@ -316,7 +317,7 @@ class Fate:
         job.put(found, "unique", attempt.unique)
         found.update(handle=attempt.handle, attempts=attempts, duration=round(outcome.duration, 6), exit=outcome.exit,
                      signal=outcome.signal, reason=reason, error=error, worker=os.getpid(),
-                     host=os.uname().nodename, server=attempt.server, extra=outcome.extra)
+                     host=HOST, server=attempt.server, extra=outcome.extra)
         return dump(found)
 
     def tell(self, *events: bytes) -> None:

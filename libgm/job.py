@@ -89,11 +89,15 @@ def check_unwaited(unique: bytes) -> bytes:
 
 def digest(size: int, *parts: bytes) -> str:
     """size bytes of BLAKE2b over the parts, each with its length before it, as hex digits."""
+    return _digest(size, *parts).hex()
+
+
+def _digest(size: int, *parts: bytes) -> bytes:
     state = blake2b(digest_size=size)
     for part in parts:
         state.update(b"%d:" % len(part))
         state.update(part)
-    return state.hexdigest()
+    return state.digest()
 
 
 def new_key(server: bytes, handle: bytes, function: bytes, unique: bytes, data: bytes) -> str:
@@ -111,7 +115,7 @@ def wire_unique(function: bytes, key: str, *step: object) -> bytes:
 
 def identity(function: bytes, unique: bytes, data: bytes) -> bytes:
     """What tells that a start was of this very job (rule 6); all as on the wire."""
-    return bytes.fromhex(digest(16, function, unique, data))
+    return _digest(16, function, unique, data)
 
 
 class Envelope:

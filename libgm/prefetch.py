@@ -24,7 +24,7 @@ SPAN = 0.02            # seconds of work to hold
 MAX_WINDOW = 256       # jobs
 WINDOW_BYTES = 4 << 20 # of payloads to ask for, by their mean size,
 HOLD = 16 << 20        # and to have in hand before no more is received
-COMPANY = 0.001        # seconds that an answer waits for others, to be settled with them
+COMPANY = 0.002        # seconds that an answer waits for others, to be settled with them
 STARTING = 60.0        # seconds that COMMAND may take to read its first job, beyond the time of a job
 PAUSE_MAX = 30.0       # seconds before a COMMAND that never answers is started again
 
@@ -40,12 +40,13 @@ class PipeWorker(WorkerProcess):
         self.given: collections.deque = collections.deque()
         self.suspects: collections.deque = collections.deque()   # had a start before, of a dead worker: run alone
         self.answered: list = []
+        self.answered_at = 0.0                    # time.monotonic() of the first of these
         self.alone = False                        # a suspect is being run
         self.began = 0.0                          # time.monotonic(), of the first of .given
         self.extra: dict = {}                     # of the first of .given
         self.number = 0                           # of the last start
+        self.full = False                         # so much is in hand that no more is received
         self.window, self.pace, self.size = 1, SPAN, 0.0   # jobs; mean seconds and bytes of one
-        self.heard = False                        # an answer came in this turn
         self.fate.before_pause = self.hand_back
 
     # ---- life
@@ -90,20 +91,25 @@ class PipeWorker(WorkerProcess):
         """Once round: begin what can be begun, wait for something to happen, see to it."""
         if self.command is None:
             self.start()
-        self.prepare()
         self.feed()
+        self.prepare()
+        if not self.given:
+            self.feed()
         self.worker.window = self.wanted()
         wake = {self.control.fd: 1, self.control.parent_fd: 1}
         if self.command:
             wake.update(self.command.wake())
-        woken = self.worker.attend(self.wait(), wake, self.held() < HOLD)
+        waiting = len(self.worker.jobs)
+        woken = self.worker.attend(self.wait(), wake, not self.full)
+        if self.full or len(self.worker.jobs) > waiting:
+            self.full = self.held() >= HOLD
         self.report_servers()
-        self.heard = False
         if woken:
             self.heed(woken)
         self.see_end(woken)
         self.check_time()
-        if self.answered and not (self.heard and self.given):
+        if self.answered and (not (self.given or self.ready) or len(self.answered) * 2 > self.window or
+                              time.monotonic() - self.answered_at > COMPANY):
             self.settle_done()
 
     def wanted(self) -> int:
@@ -119,8 +125,6 @@ class PipeWorker(WorkerProcess):
 
     def held(self) -> int:
         """Bytes of payloads in hand."""
-        if not (self.worker.jobs or self.size > 1024):
-            return 0
         return sum(len(assigned.data) for assigned in self.worker.jobs if isinstance(assigned.data, bytes)) + \
             sum(len(attempt.data) for jobs in (self.ready, self.given, self.suspects) for attempt in jobs)
 
@@ -128,7 +132,7 @@ class PipeWorker(WorkerProcess):
         """Seconds until something is due by the clock."""
         now, due = time.monotonic(), []
         if self.answered:
-            return COMPANY
+            due.append(self.answered_at + COMPANY)
         if self.expires is not None:
             due.append(self.expires)
         if self.command is None:
@@ -250,7 +254,6 @@ class PipeWorker(WorkerProcess):
             self.break_off(error)
             return
         if count:
-            self.heard = True
             now = time.monotonic()
             self.pace += ((now - before) / count - self.pace) * 0.3
             limit = min(MAX_WINDOW, SPAN / max(self.pace, 1e-6), WINDOW_BYTES / max(self.size, 1.0))
@@ -280,6 +283,8 @@ class PipeWorker(WorkerProcess):
         self.given.popleft()
         self.watch_memory(len(attempt.data) + len(outcome.stdout), outcome.overflow)
         if outcome.verdict == "done" and not outcome.overflow:
+            if not self.answered:
+                self.answered_at = now
             self.answered.append((attempt, outcome))
         else:
             self.settle_done()

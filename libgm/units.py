@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from .errors import Usage
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -44,8 +46,11 @@ def epoch(text: str) -> float:
 
 def iso(seconds: float | None) -> str | None:
     """2026-11-24T13:42:00Z of epoch seconds."""
-    if seconds is None:
-        return None
+    return None if seconds is None else _iso(int(seconds))
+
+
+@lru_cache(64)   # records that follow one another are often of one second
+def _iso(seconds: int) -> str:
     import time
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
