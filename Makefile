@@ -32,7 +32,7 @@ check:
 	@$(RUN) python3 -m pytest -q -n 2 -m "not slow"
 
 bench:
-	@.ci/setup test
+	@.ci/setup bench
 	@$(RUN) bench/run
 
 chaos:
