@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from functools import lru_cache
+from operator import itemgetter
 
 from . import job
 from .errors import BadRecord
@@ -192,13 +193,13 @@ def remove(store: Store, rows: list[dict]) -> None:
 
 def write_down(store: Store, action: str, rows: list[dict]) -> None:
     """Who did it, to what, for gm-history; within the transaction that does it. rows: by COLUMNS, and `edited`."""
-    names = ("id", "revision", "key", "function", "unique_", "reason", "error", "fingerprint")
+    of_job = itemgetter("id", "revision", "key", "function", "unique_", "reason", "error", "fingerprint")
     who = (int(time.time()), action, user(), os.uname().nodename)
-    edited = [(bool(found.get("edited")),) for found in rows] if store.version >= 2 else [()] * len(rows)
-    store.execute_many(
-        "INSERT INTO audit (time, action, user, host, job, revision, key, function, unique_, reason, error, fingerprint"
-        + (", edited" if store.version >= 2 else "") + f") VALUES ({', '.join('?' * (12 + (store.version >= 2)))})",
-        [(*who, *[found[name] for name in names], *mark) for found, mark in zip(rows, edited)])
+    entries = [(*who, *of_job(found), bool(found.get("edited"))) for found in rows]
+    columns = "time, action, user, host, job, revision, key, function, unique_, reason, error, fingerprint, edited"
+    if store.version < 2:
+        columns, entries = columns.removesuffix(", edited"), [entry[:-1] for entry in entries]
+    store.execute_many(f"INSERT INTO audit ({columns}) VALUES ({', '.join('?' * (columns.count(',') + 1))})", entries)
 
 
 @lru_cache(None)

@@ -163,6 +163,8 @@ class Requeue(Action):
             if (found["id"], found["revision"]) not in still:
                 self.report(f"{found['id']}: was sent, but failed again meanwhile: the newer failure stays")
                 continue
+            if self.quiet:
+                continue
             shown: dict = {"id": found["id"], "revision": found["revision"]}
             job.put(shown, "function", found["to"])
             job.put(shown, "unique", raw(found["unique_"]))
