@@ -1,78 +1,18 @@
-"""The quarantine file: where it may lie, its schema and migrations, its transactions. gm-quarantine(5) is its manual."""
+"""The quarantine file, opened: its migration, its transactions, its processes. gm-quarantine(5) is its manual."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import sqlite3
-import stat
 import time
 
-from . import alive
+from . import alive, place
 from .errors import Error, Unavailable
+from .schema import APPLICATION_ID, MIGRATIONS, VERSION
 
-APPLICATION_ID = 0x676D6171   # "gmaq"
 BUSY = 60.0                   # seconds to wait for another writer
 CHECKPOINT = 4000             # pages of the WAL: starts write the same few again and again, and each checkpoint costs fsyncs
-NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "afs", "glusterfs", "lustre", "fuse")
-
-# A migration takes a file from the version that is its index to the next one. It only adds: older processes go on with it.
-MIGRATIONS = ("""
-CREATE TABLE job (
-  id INTEGER PRIMARY KEY AUTOINCREMENT,     -- never reused
-  revision INTEGER NOT NULL DEFAULT 1,      -- raised by every death
-  state TEXT NOT NULL,                      -- dead, or delayed: a retry waiting for its time
-  key TEXT NOT NULL UNIQUE,                 -- who the job is; its unique is no name
-  function NOT NULL,                        -- TEXT, or BLOB where it is not UTF-8; so are unique_ and data
-  unique_ NOT NULL,
-  priority TEXT NOT NULL DEFAULT 'normal',
-  reason TEXT, error TEXT, stderr TEXT, exit INTEGER, signal TEXT,
-  attempts INTEGER NOT NULL DEFAULT 0,
-  requeues INTEGER NOT NULL DEFAULT 0,
-  first_failed INTEGER, last_failed INTEGER,  -- epoch seconds
-  due REAL,                                 -- epoch seconds
-  servers TEXT,                             -- of the worker; whoever has the same list releases it when due
-  server TEXT, handle TEXT, host TEXT, fingerprint TEXT,
-  claim INTEGER,                            -- process(id) that is sending it; void when that is dead
-  nonce TEXT,                               -- of the requeue under way
-  payload_file TEXT,                        -- of a payload too large for a row
-  data NOT NULL
-);
-CREATE INDEX job_function ON job(function, state);
-CREATE INDEX job_unique ON job(unique_);
-CREATE INDEX job_fingerprint ON job(fingerprint);
-CREATE INDEX job_due ON job(due) WHERE state = 'delayed';
-CREATE INDEX job_claim ON job(claim) WHERE claim IS NOT NULL;
-CREATE TABLE process (                      -- ours that own starts or claims; each locks byte id of FILE-alive
-  id INTEGER PRIMARY KEY AUTOINCREMENT,
-  tool TEXT NOT NULL, host TEXT NOT NULL,
-  namespace INTEGER, pid INTEGER, pid_start INTEGER,
-  started INTEGER NOT NULL, function, servers TEXT,
-  paused_until REAL, paused_why TEXT
-);
-CREATE TABLE start (                        -- a row per run, ended only by its process
-  process INTEGER NOT NULL, run INTEGER NOT NULL,
-  identity BLOB NOT NULL,                   -- digest of function, wire unique and payload
-  function NOT NULL, unique_ NOT NULL, handle TEXT, server TEXT,
-  attempts INTEGER NOT NULL, started REAL NOT NULL,
-  mark TEXT,                                -- released: no attempt; hung: ended by gm-reap
-  PRIMARY KEY (process, run)
-) WITHOUT ROWID;
-CREATE INDEX start_identity ON start(identity);
-CREATE TABLE audit (
-  id INTEGER PRIMARY KEY AUTOINCREMENT,
-  time INTEGER NOT NULL, action TEXT NOT NULL, user TEXT, host TEXT,
-  job INTEGER, revision INTEGER, key TEXT, function, unique_, reason TEXT, error TEXT, fingerprint TEXT
-);
-CREATE INDEX audit_job ON audit(job);
-""", """
--- edited: whether a requeue sent something else than had failed
-ALTER TABLE audit ADD COLUMN edited INTEGER;
-CREATE INDEX audit_key ON audit(key);
-CREATE INDEX job_cause ON job(function, fingerprint, reason, last_failed, first_failed) WHERE state = 'dead';
-""")
-VERSION = len(MIGRATIONS)
 
 
 def text(value: bytes) -> str | bytes:
@@ -93,47 +33,10 @@ def raw(value: str | bytes) -> bytes:
     return value.encode() if isinstance(value, str) else value
 
 
-def network_type(path: str, table: str = "/proc/self/mountinfo") -> str | None:
-    """The type of the network file system that path lies on, None where it is local or cannot be told.
-
-    table: in the format of proc(5)'s mountinfo.
-    """
-    try:
-        with open(table, encoding="utf-8", errors="surrogateescape") as lines:
-            mounts = [(line.split()[4], line.partition(" - ")[2].split()[0]) for line in lines]
-    except (OSError, IndexError):
-        return None
-    path = os.path.realpath(path)
-    found, kind = "", None
-    for point, this in mounts:
-        point = point.replace("\\040", " ")
-        inside = path == point or path.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(found):
-            found, kind = point, this
-    return kind if kind and kind.partition(".")[0] in NETWORK else None
-
-
 def reason_of(error: sqlite3.Error) -> str:
     """What SQLite says, as the end of a message."""
     said = str(error).rstrip(".") or type(error).__name__
     return f"damaged: {said}" if "malformed" in said else said
-
-
-def _make(path: str) -> None:
-    """An empty file of the right mode at path, where there is none; its directory only where it is our own default."""
-    folder = os.path.dirname(path) or "."
-    if not os.path.isdir(folder) and folder.endswith("/gearmang"):
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-    shared = os.stat(folder).st_mode & stat.S_IWGRP
-    mode = 0o660 if shared else 0o600
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-    except FileExistsError:
-        return
-    try:
-        os.fchmod(fd, mode)   # whatever the umask is
-    finally:
-        os.close(fd)
 
 
 class Store:
@@ -154,14 +57,14 @@ class Store:
             if os.path.islink(path):
                 os.stat(path)   # the kernel may refuse to follow it (fs.protected_symlinks); and no file is made through it
             if create:
-                _make(self.path)
-            check_readable(self.path)
+                place.make(self.path)
+            place.check_readable(self.path)
         except OSError as error:
-            raise Unavailable(f"{path}: {_open_failure(self.path, error)}") from None
-        kind = network_type(self.path)
+            raise Unavailable(f"{path}: {place.open_failure(self.path, error)}") from None
+        kind = place.network_type(self.path)
         if kind:
             raise Unavailable(f"{path}: on a network file system ({kind}), where locks do not hold: use a local disk")
-        if not readonly and not may(self.path, os.W_OK):
+        if not readonly and not place.may(self.path, os.W_OK):
             raise Unavailable(f"{path}: cannot write: permission denied")
         try:
             self._open(path, create)
@@ -197,8 +100,8 @@ class Store:
         """
         from urllib.parse import quote
         modes = ["mode=rw"]
-        if self.readonly and not (may(self.path, os.W_OK) and may(os.path.dirname(self.path), os.W_OK)):
-            modes = ["mode=ro"] if _has_wal(self.path) else ["mode=ro", "mode=ro&immutable=1"]
+        if self.readonly and not (place.may(self.path, os.W_OK) and place.may(os.path.dirname(self.path), os.W_OK)):
+            modes = ["mode=ro"] if place.has_wal(self.path) else ["mode=ro", "mode=ro&immutable=1"]
         for mode in modes:
             self.db = sqlite3.connect(f"file:{quote(self.path)}?{mode}", uri=True, timeout=self.busy,
                                       isolation_level=None, check_same_thread=False)
@@ -362,35 +265,3 @@ class Transaction:
             self.store.db.execute("ROLLBACK")
         except sqlite3.Error:
             pass   # it had rolled back by itself (a full disk)
-
-
-def check_readable(path: str) -> None:
-    """Raises OSError. It is not opened: closing it would drop the locks that a connection of this process holds."""
-    kind = os.stat(path).st_mode
-    if stat.S_ISDIR(kind):
-        raise IsADirectoryError(errno.EISDIR, "Is a directory")
-    if not stat.S_ISREG(kind):
-        raise OSError(errno.EINVAL, "Not a regular file")
-    if not may(path, os.R_OK):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-
-def may(path: str, how: int) -> bool:
-    """Whether open() would: by the effective ids and capabilities, where access(2) goes by the real ones."""
-    return os.access(path, how, effective_ids=os.access in os.supports_effective_ids)
-
-
-def _has_wal(path: str) -> bool:
-    try:
-        return os.stat(path + "-wal").st_size > 0
-    except FileNotFoundError:
-        return False
-
-
-def _open_failure(path: str, error: OSError) -> str:
-    if isinstance(error, FileNotFoundError):
-        folder = os.path.dirname(path)
-        if not os.path.isdir(folder):
-            return f"no such file: there is no folder {folder}"
-        return "no such file: nothing was quarantined yet, or $GM_QUARANTINE is not set"
-    return f"cannot open: {(error.strerror or str(error)).lower()}"

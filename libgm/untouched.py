@@ -10,7 +10,8 @@ import tempfile
 from urllib.parse import quote
 
 from .errors import Unavailable
-from .store import check_readable, reason_of
+from .place import check_readable
+from .store import reason_of
 
 BUSY = 10.0        # seconds to wait for a writer's commit
 COPIES = 5         # tries to copy a file that is in use
