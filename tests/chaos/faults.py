@@ -52,11 +52,16 @@ class Faults:
                       (self.locked, 4), (self.told, 6), (self.power, 1.5), (self.slow_requeue, 4),
                       (self.partition, 6)]
 
-    def run(self, until: float) -> None:
-        """Break things until time.monotonic() is there; what was broken is whole again at the end."""
+    def run(self, seconds: float) -> None:
+        """Break things for so long; what was broken is whole again at the end. What is worst comes a few times for sure."""
         actions, weights = zip(*self.table)
-        while time.monotonic() < until:
-            time.sleep(min(self.rng.expovariate(self.strength), max(0.0, until - time.monotonic())))
+        began = time.monotonic()
+        sure = [began + seconds * part for part in (0.8, 0.6, 0.4, 0.2)]
+        while (now := time.monotonic()) < began + seconds:
+            time.sleep(min(self.rng.expovariate(self.strength), began + seconds - now))
+            if sure and time.monotonic() >= sure[-1]:
+                sure.pop()
+                self.partition(sure=True)
             self.rng.choices(actions, weights)[0]()
         self.mend()
 
@@ -150,15 +155,22 @@ class Faults:
         if mode != "cut":
             self.after(seconds, self.proxy, number, "pass")
 
-    def partition(self) -> None:
-        """No server can be reached, and what was on its way is gone; and some of those who wait for one do not live to see it."""
-        seconds = self.rng.uniform(1.0, 3.0)
+    def partition(self, sure: bool = False) -> None:
+        """No server can be reached, and what was on its way is gone; and some of those who wait do not live to see it.
+
+        It begins while retries are about to be released, which happens once a second.
+        """
+        for _ in range(20 if self.world.accepted else 0):
+            if self.world.rows("a", "SELECT 1 FROM job WHERE state = 'delayed' LIMIT 1"):
+                break
+            time.sleep(0.05)
+        seconds = self.rng.uniform(1.8, 3.0)
         self.note(f"network partition {seconds:.2f} s")
         for number in range(len(self.world.ports)):
             self.proxy(number, "hold")
             self.after(seconds, self.proxy, number, "cut")
             self.after(seconds + 0.05, self.proxy, number, "pass")
-        if self.rng.random() < 0.7:
+        if sure or self.rng.random() < 0.7:
             self.after(seconds * 0.9, self.kill_all, "worker", "gm-requeue", "gm-submit", "gm-collect")
 
     def disk_full(self) -> None:
