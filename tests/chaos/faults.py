@@ -230,6 +230,15 @@ class Faults:
             for pid in pids if not of or role in of else ():
                 send(pid, signal.SIGKILL)
 
+    def late(self) -> None:
+        """Jobs are sent back that die again at once, the workers being idle; only then comes the word that they were sent."""
+        self.note("network late")
+        for number in range(len(self.world.ports)):
+            self.proxy(number, "late")
+        self.world.act("gm-requeue", self.world.listing(100, "--reason=rejected"))
+        for number in range(len(self.world.ports)):
+            self.proxy(number, "pass")
+
     def slow_requeue(self) -> None:
         """Acknowledgements arrive late, or a gm-requeue sleeps, while workers run what it has sent."""
         for pid in roles(self.world).get("gm-requeue", []):

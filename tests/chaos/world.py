@@ -207,8 +207,8 @@ class World:
                 for one in both:
                     one.join()
 
-    def listing(self, limit: int) -> list[bytes]:
-        process = self.popen(["gm-dead", f"--limit={limit}"], "dead", stdout=subprocess.PIPE)
+    def listing(self, limit: int, *options: str) -> list[bytes]:
+        process = self.popen(["gm-dead", f"--limit={limit}", *options], "dead", stdout=subprocess.PIPE)
         return process.communicate()[0].split(b"\n")[:-1]
 
     def act(self, tool: str, lines: list[bytes]) -> int:
