@@ -174,6 +174,7 @@ def test_values_that_are_known(shell):
     assert sorted(shell("gm-dead --reason=")) == sorted("error timeout crash lost hung rejected collected".split())
     assert sorted(shell("gm-dead -n 3 -r c")) == ["collected", "crash"]
     assert shell("gm-submit --priority lo") == ["low"]
+    assert shell("gm-history --action=b") == ["bury"]
     assert sorted(shell("gm-check -w 5 ")) == ["age", "dead", "queue", "server", "workers"]
     assert shell("gm-work --tries=") == shell("gm-work --tries ") == []
 

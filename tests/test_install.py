@@ -195,5 +195,9 @@ def test_the_loop_runs_on(gm, gearmand, tmp_path, python):
     assert run("gm-requeue", input=b"1").records[0]["id"] == 1
     [event] = run("gm-work", "--until-empty", "f", "--", "cat").records
     assert event["event"] == "done"
+    (tmp_path / "upper.py").write_text("def upper(job):\n    return job.data.upper()\n")
+    run("gm-submit", "-q", "f", input=b"a\nb\n")
+    [*events] = run("gm-work", "--pipe", "--until-empty", "f", "--", python, ROOT / "bin/gm-python", "upper:upper").records
+    assert [event["event"] for event in events] == ["done", "done"]
     assert run("gm-status").records[0]["dead"] == 0
     assert run("gm-dead").out == b""
