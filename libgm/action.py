@@ -5,7 +5,7 @@ from __future__ import annotations
 from . import quarantine, spool
 from .cli import PROG, warn
 from .dead import idents
-from .errors import NO, OK, BadRecord, Error
+from .errors import NO, OK, BadRecord, Error, Strict
 from .lines import Input, Output, ReaderGone, stdin_or_usage
 from .progress import Progress
 from .store import Store
@@ -38,10 +38,6 @@ def parse(where: str, line: bytes) -> Item:
         raise BadRecord(f"{where}: " + ("no id in the record: only a quarantined job can be sent back or dropped"
                                         if record is not None and ident is None else "not an id"))
     return Item(where, ident, record)
-
-
-class Strict(Exception):
-    """--strict: the first that is bad ends it."""
 
 
 class Action:

@@ -6,16 +6,12 @@ import os
 
 from . import job, quarantine
 from .cli import warn
-from .errors import NO, OK, BadRecord
+from .errors import NO, OK, BadRecord, Error, Strict
 from .lines import Input, Output, ReaderGone, records, stdin_or_usage
 from .progress import Progress
 from .store import Store, raw
 
 BATCH_JOBS, BATCH_BYTES = 2000, 8 << 20   # that one transaction takes
-
-
-class Strict(Exception):
-    """--strict: a bad line ends it."""
 
 
 class Bury:
@@ -42,6 +38,10 @@ class Bury:
         except ReaderGone:
             warn(f"standard output: its reader has gone: stopped after {self.done} jobs")
             return NO
+        except (Error, KeyboardInterrupt):
+            if self.done:
+                warn(f"{self.done} jobs were buried before that")
+            raise
         finally:
             self.progress.close()
         return self.status

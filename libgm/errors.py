@@ -23,6 +23,10 @@ class Usage(Error):
     status = USAGE
 
 
+class Strict(Exception):
+    """--strict: a bad line, or a job that is refused, ends it; what was done before it stays done."""
+
+
 class BadRecord(Error):
     """An input line that is no record, or a record that cannot be a job."""
 

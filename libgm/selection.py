@@ -11,7 +11,7 @@ from .quarantine import COLUMNS
 from .store import Store, raw, reason_of, text
 
 BATCH_ROWS, BATCH_BYTES = 500, 1 << 20   # of a page
-GROUPS = 10_000                          # causes of a page
+GROUPS = 20_000                          # causes of a page
 AUDIT = ("id", "time", "action", "user", "host", "job", "revision", "key", "function", "unique_", "reason", "error",
          "fingerprint", "edited")
 COMPARED = {"since": "{time} >= ?", "until": "{time} <= ?", "unique": "unique_ = ?"}

@@ -53,6 +53,9 @@ class Store:
         self.readonly, self.busy = readonly, busy
         self._process: int | None = None
         self._synchronous = ""
+        kind = place.network_type(self.path)
+        if kind:
+            raise Unavailable(f"{path}: on a network file system ({kind}), where locks do not hold: use a local disk")
         try:
             if os.path.islink(path):
                 os.stat(path)   # the kernel may refuse to follow it (fs.protected_symlinks); and no file is made through it
@@ -61,9 +64,6 @@ class Store:
             place.check_readable(self.path)
         except OSError as error:
             raise Unavailable(f"{path}: {place.open_failure(self.path, error)}") from None
-        kind = place.network_type(self.path)
-        if kind:
-            raise Unavailable(f"{path}: on a network file system ({kind}), where locks do not hold: use a local disk")
         if not readonly and not place.may(self.path, os.W_OK):
             raise Unavailable(f"{path}: cannot write: permission denied")
         try:

@@ -7,14 +7,9 @@ import os
 
 from . import job
 from .cli import servers, warn
-from .errors import NO, OK, BadRecord, Error, Usage
+from .errors import NO, OK, BadRecord, Error, Strict, Usage
 from .lines import Input, Output, ReaderGone, records, stdin_or_usage
 from .progress import Progress
-
-
-
-class Strict(Exception):
-    """--strict: a bad line, or one that the server refuses, ends it."""
 
 
 class Submission:
