@@ -11,7 +11,8 @@ from .errors import Usage
 from .lines import Input, Output, ReaderGone, records
 
 KEPT = 10000    # messages that wait for a receiver that is away
-LINGER = 2.0    # seconds at the end for what is still under way
+LINGER = 2.0    # seconds at the end for what is still under way, anew with each message that arrives
+LONGEST = 60.0  # seconds at the end in all
 PAUSE = (0.1, 5.0)   # seconds between attempts, the first and the longest
 QUIET = 60.0         # seconds for which a receiver that comes and goes is not told of again
 
@@ -125,13 +126,17 @@ class Delivery:
         self.trouble = reason(error)
 
     def close(self) -> int:
-        """Deliver what is left, for at most LINGER seconds; how many were not delivered, having said so."""
+        """Deliver what is left, as long as the receiver takes it; how many were not delivered, having said so."""
         self.ending.set()
         self.wake.set()
-        until = time.monotonic() + LINGER
-        while self.thread.is_alive() and time.monotonic() < until:
+        now = time.monotonic()
+        least, until, end = len(self.queue) + len(self.flying), now + LINGER, now + LONGEST
+        while self.thread.is_alive() and now < min(until, end):
             self.thread.join(0.02)
             self.wake.set()
+            now, left = time.monotonic(), len(self.queue) + len(self.flying)
+            if left < least:
+                least, until = left, now + LINGER
         lost = self.crowded_out + len(self.queue) + len(self.flying)
         if lost:
             self.say(f"{self.transport}: {lost} of {self.count} events not delivered: {self.trouble or 'no answer'}")

@@ -142,6 +142,29 @@ def test_a_receiver_that_never_reads_holds_nothing_up(gm):
     assert re.search(rb"\d+ of 20000 events not delivered: ", result.err)
 
 
+@pytest.mark.slow
+def test_a_slow_receiver_gets_all(gm):
+    """It takes longer in all than the end waits for a receiver that takes nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        listener.settimeout(20)
+        process = gm.start("gm-syslog", "--tcp", f"127.0.0.1:{listener.getsockname()[1]}", stdin=subprocess.PIPE)
+        process.stdin.write(lines({"unique": "first"}))
+        process.stdin.flush()
+        connection, _ = listener.accept()
+        process.stdin.write(lines(*({"error": "x" * 7000, "unique": f"u{n}"} for n in range(1000))))
+        process.stdin.close()
+        got = 0
+        with connection:
+            while True:
+                chunk = connection.recv(1 << 17)
+                if not chunk:
+                    break
+                got += len(chunk)
+                time.sleep(0.05)
+    assert process.wait(20) == 0 and got > 7_000_000
+
+
 def test_bad_lines_and_other_records_are_passed_on(gm, rsyslog):
     given = b'not json\n[1]\n{"some":"record"}\n\n' + lines({}) + b'{"event":"dead","function":7}'
     result = gm("gm-syslog", *rsyslog.place("local"), input=given, status=1)
