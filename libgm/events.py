@@ -11,6 +11,7 @@ from .errors import Usage
 from .lines import Input, Output, ReaderGone, records
 
 KEPT = 10000    # messages that wait for a receiver that is away
+PATIENCE = 1.0  # seconds for a receiver that is there to make room for a tenth of them, or it is too slow
 LINGER = 2.0    # seconds at the end for what is still under way, anew with each message that arrives
 LONGEST = 60.0  # seconds at the end in all
 PAUSE = (0.1, 5.0)   # seconds between attempts, the first and the longest
@@ -57,11 +58,12 @@ def host_port(place: str, port: int, name: str) -> tuple[str, int]:
 
 
 class Delivery:
-    """Messages to a receiver, in order, by a thread of their own: put() never waits.
+    """Messages to a receiver, in order, by a thread of their own: put() does not wait for one that is away.
 
     transport: send(message) raises OSError where the receiver is away; unconfirmed() tells how many of the last messages
     sent are not known to have arrived (or raises OSError), and close() gives up the connection, after which those are sent
-    again. What finds no room beside `kept` waiting messages is not delivered.
+    again. What finds no room beside `kept` waiting messages is not delivered; only for a receiver that takes them fast
+    is room waited for, so that a burst loses nothing.
     """
 
     def __init__(self, transport, say, kept: int = KEPT):
@@ -71,6 +73,7 @@ class Delivery:
         self.count = self.crowded_out = 0
         self.trouble: str | None = None     # why the last attempt failed
         self.told = -QUIET                  # time.monotonic() when that was said
+        self.slow = False                   # the receiver, until nothing waits for it any more
         self.ending = threading.Event()
         self.wake = threading.Event()
         self.thread = threading.Thread(target=self.run, daemon=True)
@@ -78,11 +81,19 @@ class Delivery:
 
     def put(self, message) -> None:
         self.count += 1
-        if len(self.queue) >= self.kept:
+        if len(self.queue) >= self.kept and not self.room():
             self.crowded_out += 1
             return
         self.queue.append(message)
         self.wake.set()
+
+    def room(self) -> bool:
+        """Whether there is room again, having waited for a receiver that is there and fast."""
+        until = time.monotonic() + PATIENCE
+        while not self.slow and self.trouble is None and len(self.queue) > self.kept * 0.9:
+            self.slow = time.monotonic() > until
+            time.sleep(0.002)
+        return len(self.queue) < self.kept
 
     def run(self) -> None:
         pause = PAUSE[0]
@@ -107,6 +118,7 @@ class Delivery:
             self.flying.append(self.queue.popleft())
             self.confirm()
             self.trouble = None
+        self.slow = False
         self.wake.wait(0.02 if self.flying else None)
         self.wake.clear()
         self.confirm()
