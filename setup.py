@@ -60,6 +60,7 @@ setup(
         "blueox": blueox,
         "tally": tally,
         "demo": demo,
+        "examples": demo + tally,
         "bench": ["huey>=2.5"],
         "test": ["pytest>=7", "pytest-xdist>=3", "pytest-timeout>=2", "hypothesis>=6", "prometheus-client>=0.20",
                  "numpy>=1.24", "trustme>=1"] + check + blueox + tally + demo,

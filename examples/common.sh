@@ -28,7 +28,8 @@ check_folder() {   # of an operand: it is a new or an empty folder
     [ ! -e "$1" ] || { [ -d "$1" ] && [ -z "$(ls -A "$1")" ]; } || misuse "$1: not an empty folder"
 }
 
-work_in() {   # work_in DEFAULT IMPORTS [FOLDER]: a folder to work in, and on the PATH the tools and a python3 with what they need
+work_in() {   # work_in DEFAULT IMPORTS [FOLDER]: a folder to work in, and on the PATH the tools and a python3 that can import
+    # all of IMPORTS; where there is none, .ci/setup $target makes one
     if [ $# = 2 ]; then
         out=$1
         rm -rf "$out"
@@ -37,9 +38,9 @@ work_in() {   # work_in DEFAULT IMPORTS [FOLDER]: a folder to work in, and on th
     fi
     export PATH="$root/bin:$PATH:$root/.venv/bin:/usr/local/sbin:/usr/sbin:/opt/homebrew/sbin"
     if ! python3 -c "$2" 2>/dev/null; then
-        "$root/.ci/setup" demo
+        "$root/.ci/setup" "${target=demo}"
         PATH="$root/bin:$root/.venv/bin:$PATH"
-        python3 -c "$2" || fail "$root/.ci/setup demo did not make a python3 that has all it needs"
+        python3 -c "$2" || fail "$root/.ci/setup $target did not make a python3 that has all it needs"
     fi
     mkdir -p "$out"
     cd "$out"
