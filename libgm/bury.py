@@ -49,7 +49,7 @@ class Bury:
     def read(self) -> None:
         for where, record in records(Input(waiting=self.flush), self.bad):
             try:
-                self.batch.append((row(record), record.get("last_failed") is not None))
+                self.batch.append((row(record, self.path), record.get("last_failed") is not None))
             except BadRecord as error:
                 self.bad(BadRecord(f"{where}: {error}"))
                 continue
@@ -90,10 +90,11 @@ class Bury:
         self.output.flush()
 
 
-def row(record: dict) -> dict:
+def row(record: dict, quarantine_file: str) -> dict:
     """The row of a record. Raises BadRecord."""
     values = quarantine.from_record(record)
     path = values["payload_file"]
-    if path is not None and not os.path.isfile(path):
+    folder = os.path.dirname(os.path.realpath(quarantine_file))
+    if path is not None and not os.path.isfile(os.path.join(folder, os.path.basename(path))):
         raise BadRecord(f"its payload stands in {path}, which is not here")
     return values

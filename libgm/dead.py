@@ -160,13 +160,14 @@ def write_data(store: Store, wanted: list[int]) -> int:
 
 def payload_file(store: Store, path: str):
     """The bytes of a payload too large for a row. Raises Unavailable; a record that was imported may name any file, and
-    only one beside the quarantine file is read, wherever that has moved."""
-    import stat
+    only a payload beside the quarantine file is read."""
+    from . import spool
+    name = os.path.basename(path)
+    if spool.owner(store, name) is None:
+        raise Unavailable(f"{path}: not the file of a payload: not read")
     try:
-        real = os.path.realpath(store.beside(path))
-        if not stat.S_ISREG(os.stat(real).st_mode) or not real.startswith(os.path.dirname(store.path) + "/"):
-            raise Unavailable(f"{path}: the payload's file is not beside {store.path}: not read")
-        with open(real, "rb") as payload:
+        fd = os.open(store.beside(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with open(fd, "rb") as payload:
             yield from iter(lambda: payload.read(1 << 20), b"")
     except OSError as error:
         raise Unavailable(f"{path}: cannot read the payload: {(error.strerror or str(error)).lower()}") from None

@@ -86,8 +86,10 @@ def test_delayed_retries_are_buried_as_dead(gm, gearmand, tmp_path):
     assert record["state"] == "dead" and record["due"] is None
 
 
-@pytest.mark.parametrize("payload_file", ["/etc/passwd", "/dev/zero"])
-def test_a_record_cannot_name_any_file_to_be_read(gm, payload_file):
+@pytest.mark.parametrize("payload_file", ["/etc/passwd", "/dev/zero", "secret", "quarantine.db", "quarantine.db-payload-1.1"])
+def test_a_record_cannot_name_any_file_to_be_read(gm, payload_file, tmp_path):
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "quarantine.db-payload-1.1").symlink_to("secret")
     gm("gm-bury", input=json.dumps({"function": "f", "data": "", "payload_file": payload_file}).encode(), status=None)
     result = gm("gm-dead", "--data", "1", status=None)
-    assert result.out == b"" and result.status != 0
+    assert result.out == b"" and result.status in (1, 111)
