@@ -56,6 +56,7 @@ class Fate:
     def __init__(self, settings, control: Control, brake: policy.Brake, events_fd: int, over):
         self.settings, self.control, self.brake, self.events_fd = settings, control, brake, events_fd
         self.over, self.trouble, self.unfit = over, Trouble(), Trouble()
+        self.unanswered: list = []           # jobs whose starts are ended, each an (attempt, outcome)
         self.before_pause = lambda: None     # to give back what else is in hand
 
     def persist(self, write):
@@ -81,9 +82,13 @@ class Fate:
 
     # ---- before a job is run
 
-    def begin(self, attempt: Attempt) -> bool:
-        """Write its start, before the job begins; False where earlier ones were the last of it."""
-        if self.turn_over([], [attempt]):
+    def begin(self, attempt: Attempt, done: list) -> bool:
+        """Write its start, before the job begins, and end those of done; False where earlier ones were the last of it.
+
+        answer_done() is to follow.
+        """
+        if self.turn_over(done, [attempt]):
+            self.answer_done()
             self.transact(False, (starts.end, attempt.run))
             return self.begin_again(attempt)
         return True
@@ -97,7 +102,7 @@ class Fate:
 
     def turn_over(self, done: list, coming: list) -> list[int]:
         """End the starts of jobs that are done, each an (attempt, outcome), and write those of attempts to come, in one
-        transaction; then answer the done ones. The runs of those to come that a dead worker had in hand before us."""
+        transaction; answer_done() is to follow. The runs of those to come that a dead worker had in hand before us."""
         def write() -> list[int]:
             with self.store.transaction(durable=False):
                 if done:
@@ -108,14 +113,18 @@ class Fate:
                 starts.begin(self.store, *coming)
                 return starts.suspects(self.store, range(coming[0].run, coming[-1].run + 1))
         found = self.persist(write)
+        self.unanswered += done
+        return found
+
+    def answer_done(self) -> None:
+        """Answer the jobs whose starts turn_over() has ended, and tell of them."""
+        done, self.unanswered = self.unanswered, []
         for attempt, outcome in done:
             self.acknowledge(attempt, outcome, True)
         if done:
             done[0][0].assigned.worker.send()
-        self.tell(*(self.event("done", attempt, attempt.before + 1, outcome) for attempt, outcome in done))
-        if done:
+            self.tell(*(self.event("done", attempt, attempt.before + 1, outcome) for attempt, outcome in done))
             self.brake.done()
-        return found
 
     def taken_down(self, attempt: Attempt) -> bool:
         """Count earlier starts of this job whose owner is dead (rule 6); True where that was the last of it."""

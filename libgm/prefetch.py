@@ -321,7 +321,11 @@ class PipeWorker(WorkerProcess):
     def settle_done(self, coming: list = ()) -> list[int]:
         """Settle what is done, with the starts of what comes next; the runs among those that are suspects."""
         done, self.answered = self.answered, []
-        return self.fate.turn_over(done, coming) if done or coming else []
+        if not (done or coming):
+            return []
+        suspects = self.fate.turn_over(done, coming)
+        self.fate.answer_done()
+        return suspects
 
     def hand_back(self) -> None:
         """Give back, uncounted, what COMMAND was not on."""

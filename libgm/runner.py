@@ -89,12 +89,13 @@ def exit_fd(pid: int) -> int:
         return -1
 
 
-def run(argv: list[str], env: dict, data: bytes, timeout: float | None, grace: float, control) -> Outcome:
+def run(argv: list[str], env: dict, data: bytes, timeout: float | None, grace: float, control,
+        started=lambda: None) -> Outcome:
     """Run a job to its end.
 
     timeout and grace in seconds: TERM at the one, KILL after the other. control.fd becomes readable when something
     happened that control.deadline(), a time.monotonic() by which the job must be stopped or None, may tell.
-    Raises OSError where the command cannot be started.
+    started() is called when it runs. Raises OSError where the command cannot be started.
     """
     stdin, feed = os.pipe()
     ends = [os.pipe() for _ in range(3)]   # stdout, stderr, extras
@@ -109,7 +110,7 @@ def run(argv: list[str], env: dict, data: bytes, timeout: float | None, grace: f
         os.close(stdin)
         for end in ends:
             os.close(end[1])
-    return Run(pid, feed, [end[0] for end in ends], data, began, timeout, grace).wait(control)
+    return Run(pid, feed, [end[0] for end in ends], data, began, timeout, grace).wait(control, started)
 
 
 class Run:
@@ -174,7 +175,7 @@ class Run:
             pass
         return True
 
-    def wait(self, control) -> Outcome:
+    def wait(self, control, started) -> Outcome:
         """Until the process has ended: who else holds its output does not keep us."""
         ended = exit_fd(self.pid)
         poll = select.poll()
@@ -187,6 +188,7 @@ class Run:
             poll.register(ended, select.POLLIN)
         open_reads, status = set(self.takers), None
         try:
+            started()
             if self.feed < 0 and ended >= 0:
                 brief = select.poll()
                 brief.register(ended, select.POLLIN)

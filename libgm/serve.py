@@ -272,10 +272,13 @@ class Worker(Manager, GearmanWorker):
         self.backoff[self.handler_to_connection_map[handler]].worked()
         self.jobs.append(Assigned(self, handler, handle, function, unique, data))
 
-    def ask(self) -> None:
-        """Ask for a job ahead of the next next(), which then finds it here."""
+    def soon(self, seconds: float) -> Assigned | None:
+        """The next job, where a server has one at once; waits at most so long for what they say."""
+        until = time.monotonic() + seconds
         self._grab()
-        self.send()
+        while not self.jobs and self.asking() and time.monotonic() < until:
+            self.step(list(self.connection_to_handler_map), until - time.monotonic())
+        return self.ready()
 
     def send(self) -> None:
         """Send what is to go out, as far as that goes at once."""
