@@ -66,13 +66,18 @@ class Gauges:
 
 
 def run(gauges: Gauges, output, stopping) -> None:
-    """Print a round each interval until stopping.set. Raises ReaderGone, Error."""
+    """Print a round each interval until stopping.set, or nobody reads them: also where there is nothing to print.
+
+    Raises ReaderGone, Error.
+    """
     import select
     poll = select.poll()
     poll.register(stopping.fd, select.POLLIN)
+    poll.register(output.fd, 0)
     due = time.monotonic()
     while not stopping.set:
         output.write(gauges.round())
         output.flush()
         due = max(due + gauges.interval, time.monotonic())
-        poll.poll(max(0.0, due - time.monotonic()) * 1000)
+        if any(fd == output.fd for fd, _ in poll.poll(max(0.0, due - time.monotonic()) * 1000)):
+            return

@@ -88,6 +88,14 @@ def test_it_ends_with_its_reader(gm, gearmand):
     assert process.wait(20) == 0 and process.err_path.read_bytes() == b""
 
 
+def test_it_ends_with_its_reader_also_where_it_has_nothing_to_say(gm):
+    process = gm.start("gm-collectd", "--interval=1h", stdout=subprocess.PIPE)
+    until(lambda: b"cannot connect" in process.err_path.read_bytes())
+    assert process.poll() is None
+    process.stdout.close()
+    assert process.wait(20) == 0
+
+
 @pytest.mark.parametrize("args", [("--interval=0",), ("--interval=x",), ("x",), ("-s", "a b")])
 def test_misuse(gm, args):
     gm("gm-collectd", *args, status=2)
