@@ -12,7 +12,6 @@ from .errors import Error, Unavailable
 from .schema import APPLICATION_ID, MIGRATIONS, VERSION
 
 BUSY = 60.0                   # seconds to wait for another writer
-CHECKPOINT = 4000             # pages of the WAL: starts write the same few again and again, and each checkpoint costs fsyncs
 
 
 def text(value: bytes) -> str | bytes:
@@ -91,7 +90,6 @@ class Store:
         if self.readonly:
             self.db.execute("PRAGMA query_only=1")
         self.db.execute("PRAGMA busy_timeout=0")   # execute() waits
-        self.db.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT}")
 
     def _connect(self) -> int:
         """Open .db; how many tables and indexes it has. Raises sqlite3.Error.
