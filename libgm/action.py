@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import quarantine, spool
 from .cli import PROG, warn
-from .dead import idents
+from .dead import absent, idents
 from .errors import NO, OK, BadRecord, Error, Strict
 from .lines import Input, Output, ReaderGone, stdin_or_usage
 from .progress import Progress
@@ -97,6 +97,10 @@ class Action:
         for number, line in Input(waiting=self.flush):
             if not line.strip():
                 continue
+            if line.strip() in (b"{", b"["):   # the numbers on the lines that follow are no ids
+                self.report(f"stdin:{number}: the beginning of JSON over several lines: jq -c keeps a record on one: "
+                            "nothing after it is read")
+                return
             try:
                 item = parse(f"stdin:{number}", line)
             except BadRecord as error:
@@ -148,6 +152,8 @@ class Action:
         if values is None:
             if not quarantine.ever_was(self.store, item.ident):
                 self.report(f"{item}: no such job")
+            elif not item.where:   # who typed it wants to know; in a stream it is what is left of an earlier run
+                warn(f"{absent(self.store, item.ident)}: passed over")
             return None
         found = dict(zip(self.columns, values))
         seen = None if item.record is None else item.record.get("revision")

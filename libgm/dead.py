@@ -91,13 +91,22 @@ def listing(store: Store, args: dict) -> int:
             found.add(record)
     except BadRecord as error:
         raise Usage(str(error)) from None
-    if args["--function"] is not None and not found.any:
-        known = sorted(function.decode("utf-8", "replace") for function in selection.functions(store))
-        found.where = f"{what} of {args['--function']} in {store.path}" + \
-            (f": it has some of {', '.join(known[:10])}" if known else "") + \
-            (f" and {len(known) - 10} more" if len(known) > 10 else "")
+    if not found.any:
+        found.where = not_any(store, wanted, what, bool(after))
     found.close()
     return OK
+
+
+def not_any(store: Store, wanted: dict, what: str, after: bool) -> str:
+    """What an empty listing is of: the whole file, a function that it has nothing of, or a selection."""
+    if wanted["function"] is not None:
+        known = sorted(function.decode("utf-8", "replace") for function in selection.functions(store))
+        if wanted["function"] not in known:
+            return f"{what} of {wanted['function']} in {store.path}" + \
+                (f": it has some of {', '.join(known[:10])}" if known else "") + \
+                (f" and {len(known) - 10} more" if len(known) > 10 else "")
+    chosen = after or any(value is not None for name, value in wanted.items() if name != "state")
+    return f"{what} {'that match ' if chosen else ''}in {store.path}"
 
 
 def cause(found: dict) -> dict:

@@ -314,9 +314,9 @@ class Fate:
         self.tell(self.event(event, attempt, attempts, outcome, reason, error))
         if event != "done":
             then = {"retry": "tried again" + (f" in {delay:.3g} s" if delay else ""), "dead": "quarantined",
-                    "drop": "dropped", "release": "given back"}[event]
-            warn(f"{self.function_name()}: {attempt.handle}: attempt {attempts} of {self.settings.tries}: "
-                 f"{error}: {then}")
+                    "drop": "its client is told" if attempt.waited else "dropped", "release": "given back"}[event]
+            number = attempts + (event == "release")   # the attempt that is given back does not count
+            warn(f"{self.function_name()}: {attempt.handle}: attempt {number} of {self.settings.tries}: {error}: {then}")
 
     @staticmethod
     def event(event: str, attempt: Attempt, attempts: int, outcome: Outcome, reason=None, error=None) -> bytes:

@@ -170,6 +170,8 @@ class Fleet:
             self.passed += 1
             self.due.clear()
             self.tell(signal.SIGTERM)
+            if self.passed == 1 and self.children and os.isatty(2):
+                warn("told to stop: finishing the jobs in hand; once more gives them back")
             self.late = time.monotonic() + LATE + (self.settings.grace if self.passed == 1 else 0)
         if self.hups:
             self.hups = 0

@@ -66,5 +66,7 @@ def listing(store: Store, args: dict) -> int:
     entries = (values for each in jobs for values in selection.audit(store, {**wanted, **each}, after, limit))
     for values in islice(entries, limit):
         found.add(record(values))
+    if not found.any and (args["ID"] or after or any(value is not None for value in wanted.values())):
+        found.where = f"requeues, drops or burials that match in {store.path}"
     found.close()
     return OK

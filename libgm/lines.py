@@ -87,7 +87,8 @@ def records(source, report, name: str = "stdin"):
             report(error)
             continue
         except (ValueError, RecursionError) as error:
-            report(BadRecord(f"{where}: not JSON: {error}"))
+            hint = " (a record over several lines? jq -c keeps it on one)" if line.strip() in (b"{", b"[") else ""
+            report(BadRecord(f"{where}: not JSON: {error}{hint}"))
             continue
         yield where, record
 

@@ -14,7 +14,8 @@ BATCH_ROWS, BATCH_BYTES = 500, 1 << 20   # of a page
 GROUPS = 20_000                          # causes of a page
 AUDIT = ("id", "time", "action", "user", "host", "job", "revision", "key", "function", "unique_", "reason", "error",
          "fingerprint", "edited")
-COMPARED = {"since": "{time} >= ?", "until": "{time} <= ?", "unique": "unique_ = ?"}
+COMPARED = {"since": "{time} >= ?", "until": "{time} <= ?", "unique": "unique_ = ?",
+            "fingerprint": "fingerprint BETWEEN ? AND ? || 'g'"}   # as much of it as a narrow table shows
 
 
 def functions(store: Store, table: str = "job") -> list[bytes]:
@@ -29,7 +30,7 @@ def where(store: Store, selectors: dict, table: str = "job") -> tuple[str, list]
     """SQL and values for selectors by name, None for those not given.
 
     function is a glob, since and until compare with the last failure (or the time of what was done), the others are
-    exact. What is exact is compared as it stands, so that its index serves; a glob is by the functions it matches.
+    exact, a fingerprint as far as it goes. What is exact is compared as it stands, so that its index serves; a glob is by the functions it matches.
     """
     time = "last_failed" if table == "job" else "time"
     terms, values = [], []
@@ -47,6 +48,8 @@ def where(store: Store, selectors: dict, table: str = "job") -> tuple[str, list]
             terms.append(f"{column} IN ({', '.join('?' * len(matching))})")
             values += matching
             continue
+        if name == "fingerprint":
+            values.append(value)
         terms.append(COMPARED.get(name, f"{name} = ?").format(time=time))
         values.append(text(os.fsencode(value)) if name in ("function", "unique", "user") else value)
     return " AND ".join(terms) or "1", values

@@ -87,6 +87,12 @@ def add_quarantine(rows: list[dict], store: Store) -> list[dict]:
     return list(found.values())
 
 
+def unasked(rows: list[dict]) -> list[dict]:
+    """The rows where no server could be had: what only a server knows is null, not 0."""
+    return [{**row, **dict.fromkeys((*COUNTS, *job.PRIORITIES)),
+             "trouble": ["no server can be reached", *row["trouble"]]} for row in rows]
+
+
 def records(rows: list[dict]) -> list[dict]:
     """The rows as records, by the name of their function."""
     done = []

@@ -52,8 +52,8 @@ class Listing:
         while sum(needs) + 2 * (len(heads) - 1) > width and max(needs) > 8:
             weights = [*needs[:-1], needs[-1] / 2]   # the last says what is the matter: it keeps twice the room
             needs[weights.index(max(weights))] -= 1
-        rows = [[value if isinstance(value, (int, float)) or len(value) <= need else value[:need - 1] + "…"
-                 for value, need in zip(row, needs)] for row in self.rows]
+        rows = [[value if isinstance(value, (int, float)) or len(value) <= need else cut(value, need, head == "unique")
+                 for value, need, head in zip(row, needs, heads)] for row in self.rows]
         number = [all(isinstance(row[at], (int, float)) or not row[at] for row in rows)
                   for at in range(len(heads))]
         top = ["-" * need for need in needs] if self.above else heads
@@ -72,6 +72,12 @@ class Listing:
         if self.progress:
             self.progress.close()
         self.output.close()
+
+
+def cut(text: str, size: int, end: bool) -> str:
+    """text in size characters, an ellipsis for the rest; end: its end is kept, too, where uniques differ."""
+    keep = size // 3 if end else 0
+    return text[:size - 1 - keep] + "…" + text[len(text) - keep:]
 
 
 def cell(value):

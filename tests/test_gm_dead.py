@@ -206,3 +206,18 @@ def cpu(pid):
     """Seconds of processor time that a process has had."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_part_of_a_fingerprint_is_enough_and_bare_file_names_are_one_cause(gm, die):  # noqa: F811
+    die("f", b"b.jpg\nd.jpg\n", "echo \"thumb: $(cat): no width given\" >&2; exit 65")
+    group, = gm("gm-dead", "--group").records
+    assert group["count"] == 2
+    assert len(gm("gm-dead", "--fingerprint=" + group["fingerprint"][:5]).records) == 2
+    assert not gm("gm-dead", "--fingerprint=" + "0" * 12).records
+
+
+def test_an_empty_selection_says_that_nothing_matches(gm, die):  # noqa: F811
+    die("f", b"x\n")
+    assert b"no dead jobs that match in " in gm("gm-dead", "--table", "-m", "zzz").err
+    assert b"no dead jobs that match in " in gm("gm-dead", "--table", "-f", "f", "-r", "hung").err
+    assert b": it has some of f\n" in gm("gm-dead", "--table", "-f", "typo").err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
+import pytest
 from test_gm_dead import die  # noqa: F401  a fixture
 
 
@@ -38,4 +39,12 @@ def test_ids_are_never_reused(gm, die):  # noqa: F811
 def test_an_id_that_never_was(gm, die):  # noqa: F811
     die("f", b"1\n")
     assert b"7: no such job" in gm("gm-drop", "7", "1", status=1).err
-    assert gm("gm-drop", "1").err == b""   # gone already: passed over
+    assert b"1: dropped " in gm("gm-drop", "1").err   # who typed it is told
+    assert gm("gm-drop", input=b"1\n").err == b""
+
+
+@pytest.mark.parametrize("input", [b"[\n  1,\n  2\n]\n", b"{\n  \"id\": 1\n}\n"])
+def test_numbers_of_json_over_several_lines_are_no_ids(gm, die, input):  # noqa: F811
+    die("f", b"1\n2\n")
+    assert gm("gm-drop", input=input, status=1).err.count(b"jq -c") == 1
+    assert len(gm("gm-dead").records) == 2

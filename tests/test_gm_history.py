@@ -82,4 +82,4 @@ def test_a_table_on_a_terminal(gm, die):  # noqa: F811
     gm("gm-drop", "1")
     shown = terminal(gm, "gm-history")
     assert "drop" in shown and "time" in shown.splitlines()[0]
-    assert "no requeues, drops or burials in" in terminal(gm, "gm-history", "-f", "other").replace("\n", " ")
+    assert "no requeues, drops or burials that match in" in terminal(gm, "gm-history", "-f", "other").replace("\n", " ")

@@ -56,7 +56,7 @@ def test_an_id_already_gone_is_passed_over(gm, die):  # noqa: F811
     die("f", b"1\n2\n")
     gm("gm-requeue", "1")
     result = gm("gm-requeue", "1", "2")
-    assert [record["id"] for record in result.records] == [2] and result.err == b""
+    assert [record["id"] for record in result.records] == [2] and b"1: requeued " in result.err
 
 
 def test_a_changed_record_is_refused_without_edit(gm, gearmand, die, tmp_path):  # noqa: F811

@@ -235,3 +235,10 @@ def test_what_is_stuck_stands_out_on_a_terminal(gm, gearmand, die):  # noqa: F81
 
 def test_only_one_view_at_a_time(gm):
     assert b"--by-server and --workers: only one" in gm("gm-status", "--workers", "--by-server", status=2).err
+
+
+def test_what_no_server_could_tell_is_null_and_not_0(gm, gearmand, die):  # noqa: F811
+    die("f", b"x\n")
+    record, = gm("gm-status", "-s", "127.0.0.1:1", status=111).records
+    assert record["waiting"] is record["running"] is record["workers"] is record["high"] is None and record["dead"] == 1
+    assert record["trouble"].startswith("no server can be reached; ")
