@@ -48,6 +48,7 @@ class Faults:
         self.rng = random.Random(f"faults {world.seed}")
         self.later: list[threading.Timer] = []
         self.count: dict[str, int] = {}
+        self.rest = 0.0   # time.monotonic() before which nothing that holds up everybody begins
         self.table = [(self.kill, 40), (self.stop, 20), (self.server_dies, 7), (self.network, 22), (self.disk_full, 4),
                       (self.locked, 4), (self.told, 6), (self.power, 1.5), (self.slow_requeue, 4),
                       (self.partition, 6)]
@@ -69,6 +70,14 @@ class Faults:
         kind = " ".join(what.split()[:2])
         self.count[kind] = self.count.get(kind, 0) + 1
         self.world.note(what)
+
+    def hold_up(self, seconds: float) -> bool:
+        """Whether something may hold up everybody for so long: not more than a third of the time, so that work goes on."""
+        now = time.monotonic()
+        if now < self.rest:
+            return False
+        self.rest = now + 3 * seconds
+        return True
 
     def after(self, seconds: float, act, *args) -> None:
         timer = threading.Timer(seconds, act, args)
@@ -160,11 +169,13 @@ class Faults:
 
         It begins while retries are about to be released, which happens once a second.
         """
+        seconds = self.rng.uniform(1.8, 3.0)
+        if not self.hold_up(seconds) and not sure:
+            return
         for _ in range(20 if self.world.accepted else 0):
             if self.world.rows("a", "SELECT 1 FROM job WHERE state = 'delayed' LIMIT 1"):
                 break
             time.sleep(0.05)
-        seconds = self.rng.uniform(1.8, 3.0)
         self.note(f"network partition {seconds:.2f} s")
         for number in range(len(self.world.ports)):
             self.proxy(number, "hold")
@@ -176,8 +187,11 @@ class Faults:
     def disk_full(self) -> None:
         name = self.rng.choice(["a", "a", "b", "s0", "s1"])
         seconds = self.rng.uniform(0.5, self.scale)
+        if not self.hold_up(seconds):
+            return
         if not self.world.mounted:
-            return self.limited(seconds)
+            self.limited(seconds)
+            return
         self.note(f"disk full {name} {seconds:.2f} s")
         ballast = self.world.home / name / "ballast"
 
@@ -213,7 +227,7 @@ class Faults:
     def locked(self) -> None:
         """Another process holds the file's write lock: backups, an sqlite3 shell."""
         name = self.rng.choice(["a", "a", "b"])
-        if self.world.files[name].exists():
+        if self.world.files[name].exists() and self.hold_up(self.scale):
             self.note(f"locked file {name} {self.scale:.2f} s")
             subprocess.Popen([HERE / "lock", self.world.files[name], str(self.scale)], stdout=subprocess.DEVNULL,
                              stderr=subprocess.DEVNULL)
