@@ -24,6 +24,7 @@ from conftest import SBIN, environment, free_port, strays  # noqa: E402
 FUNCTIONS = ("now", "later", "far", "pipe")   # what each is, its gm-work below says
 WORK = ["gm-work", "--timeout=2", "--grace=0.5", "--exit=4=drop", "--max-age=20"]
 KINDS = {"good": 60, "slow": 3, "flaky": 13, "bad": 8, "reject": 6, "drop": 2, "crash": 4, "hang": 1.5, "kill": 2, "lock": 1}
+AT_MOST = {"slow": 300, "hang": 60, "kill": 150, "lock": 60}   # of those that cost seconds each
 NEVER = ("bad", "reject", "crash", "hang", "kill")   # not done before the bug is mended
 MEGABYTES = {"a": 24, "b": 24, "s0": 96, "s1": 96}   # of each small file system
 
@@ -40,12 +41,13 @@ def jobs(seed: int, count: int, calm: bool) -> list[dict]:
     calm: without the kind that breaks more than its own worker.
     """
     rng = random.Random(f"jobs {seed}")
-    names, weights = zip(*(item for item in KINDS.items() if not (calm and item[0] == "lock")))
+    names, weights = zip(*((name, min(weight, AT_MOST.get(name, count) * 100 / count)) for name, weight in KINDS.items()
+                           if not (calm and name == "lock")))
     made = []
     for ident in range(count):
         kind = rng.choices(names, weights)[0]
         pad = "x" * (rng.randrange(20000) if rng.random() < 0.01 else rng.randrange(60))
-        function = rng.choices(FUNCTIONS, (3, 3, 2, 4))[0]
+        function = rng.choices(FUNCTIONS, (2, 2, 2, 6))[0]
         if calm and function == "pipe" and kind == "kill":
             kind = "good"   # its worker has other jobs in hand, and those that are done may not be settled yet
         made.append({"function": function, "unique": f"shared-{rng.randrange(40)}" if rng.random() < 0.1 else f"u{ident}",
