@@ -102,13 +102,26 @@ class Server:
             there.handle, there.owner = b"H:%d" % self.count, None
 
 
+class Connections:
+    """What an answer goes out by: here it is out when it is given."""
+
+    def __init__(self, server: Server, owner):
+        self.release = lambda: server.leave(owner)
+
+    def drain(self, seconds: float) -> None:
+        pass
+
+    def send(self) -> None:
+        pass
+
+
 class Assigned:
     """What a worker sees of a job in hand."""
 
     def __init__(self, server: Server, queued: Queued, owner):
         self.model, self.queued, self.owner, self.server = server, queued, owner, SERVER
         self.handle, self.function, self.unique, self.data = queued.handle, queued.function, queued.unique, queued.data
-        self.worker = types.SimpleNamespace(release=lambda: server.leave(owner), drain=lambda seconds: None)
+        self.worker = Connections(server, owner)
 
     @property
     def lost(self) -> bool:

@@ -26,7 +26,7 @@ WORK = ["gm-work", "--timeout=2", "--grace=0.5", "--exit=4=drop", "--max-age=20"
 KINDS = {"good": 60, "slow": 3, "flaky": 13, "bad": 8, "reject": 6, "drop": 2, "crash": 4, "hang": 1.5, "kill": 2, "lock": 1}
 AT_MOST = {"slow": 300, "hang": 60, "kill": 150, "lock": 60}   # of those that cost seconds each
 NEVER = ("bad", "reject", "crash", "hang", "kill")   # not done before the bug is mended
-MEGABYTES = {"a": 24, "b": 24, "s0": 96, "s1": 96}   # of each small file system
+MEGABYTES = {"a": 24, "b": 24, "s0": 96, "s1": 96}   # of each small file system, and 3 more per 1,000 jobs
 
 
 def uptime() -> float:
@@ -78,7 +78,7 @@ class World:
             (home / name).mkdir()
         self.mounted = os.environ.get("CHAOS_MOUNTS") == "1"
         for name, size in MEGABYTES.items() if self.mounted else ():
-            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}m,mode=700", "none", home / name], check=True)
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size + 3 * count // 1000}m,mode=700", "none", home / name], check=True)
         self.log, self.fixed = home / "log/jobs", home / "log/fixed"
         self.files = {name: home / name / "quarantine.db" for name in ("a", "b")}
         self.ports = [(free_port(), free_port()) for _ in range(2)]   # (the proxy's, gearmand's)
