@@ -50,7 +50,7 @@ def jobs(seed: int, count: int, calm: bool) -> list[dict]:
         function = rng.choices(FUNCTIONS, (2, 2, 2, 6))[0]
         if calm and function == "pipe" and kind == "kill":
             kind = "good"   # its worker has other jobs in hand, and those that are done may not be settled yet
-        made.append({"function": function, "unique": f"shared-{rng.randrange(40)}" if rng.random() < 0.1 else f"u{ident}",
+        made.append({"function": function, "unique": f"shared-{rng.randrange(40 + count // 30)}" if rng.random() < 0.1 else f"u{ident}",
                      "priority": rng.choice(("high", "normal", "normal", "low")), "data": f"{ident} {kind}\n{pad}"})
     return made
 
