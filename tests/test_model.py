@@ -302,8 +302,7 @@ class Delivery(RuleBasedStateMachine):
         attempt = fate.Attempt(Assigned(self.server, queued, worker), worker.runs, worker.settings)
 
         def begin():
-            if not worker.fate.taken_down(attempt):
-                worker.fate.begin(attempt)
+            if worker.fate.begin(attempt):
                 worker.hand = attempt
                 self.begun[attempt.data] += 1
                 assert self.killed[attempt.data] < TRIES or attempt.data in self.forked, "it kills worker after worker"
@@ -483,6 +482,6 @@ def model():
         yield
 
 
-Delivery.TestCase.settings = settings(max_examples=int(os.environ.get("MODEL_EXAMPLES", "80")), stateful_step_count=50, deadline=None,
+Delivery.TestCase.settings = settings(max_examples=int(os.environ.get("MODEL_EXAMPLES", "60")), stateful_step_count=50, deadline=None,
                                       suppress_health_check=list(HealthCheck))
 TestDelivery = pytest.mark.slow(Delivery.TestCase)
