@@ -302,7 +302,7 @@ class Delivery(RuleBasedStateMachine):
         attempt = fate.Attempt(Assigned(self.server, queued, worker), worker.runs, worker.settings)
 
         def begin():
-            if worker.fate.begin(attempt):
+            if worker.fate.begin(attempt, []):
                 worker.hand = attempt
                 self.begun[attempt.data] += 1
                 assert self.killed[attempt.data] < TRIES or attempt.data in self.forked, "it kills worker after worker"
