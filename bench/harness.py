@@ -98,9 +98,9 @@ class Row:
         self.figures: dict[str, list[float]] = {name: [] for name in contenders}
         self.trouble: dict[str, str] = {}
 
-    def measure(self, quick: bool) -> None:
+    def measure(self, most: int) -> None:
         """All contenders in turn, round after round, the order reversed every other time."""
-        for number in range(min(self.rounds, 2) if quick else self.rounds):
+        for number in range(min(self.rounds, most)):
             names = list(self.contenders)
             for name in names[::-1] if number % 2 else names:
                 if name in self.trouble:
@@ -169,7 +169,7 @@ def machine() -> list[str]:
             return f"{name} not there"
     model = next((line.partition(":")[2].strip() for line in open("/proc/cpuinfo", encoding="utf-8")
                   if line.startswith("model name")), platform.machine())
-    return [f"{os.cpu_count()} x {model}, Linux {platform.release()}; load at the end {os.getloadavg()[0]:.1f}",
+    return [f"{os.cpu_count()} x {model}, Linux {platform.release()}; load {os.getloadavg()[0]:.1f}",
             f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}; {said('gearmand', '--version')}; "
             f"{package('python3-gearman')}; {package('huey')}; {said('parallel', '--version')}"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import select
 import signal
@@ -11,9 +10,7 @@ import struct
 import termios
 import time
 
-from . import job
-from .errors import Error
-from .lines import refuse
+from .answers import Broken
 from .policy import last_line
 from .runner import CHUNK, MAX_OUTPUT, STDERR_BYTES, Outcome, end_group, exit_fd, tail
 from .spawn import DUP2, spawn
@@ -21,73 +18,6 @@ from .spawn import DUP2, spawn
 MAX_LINE = 96 << 20    # bytes: a result of MAX_OUTPUT in base64 and what stands around it
 PIPE_SIZE = 1 << 20    # bytes asked for, so that a large payload or result changes hands less often
 NOISY = 1.0            # seconds after a word on stderr in which a COMMAND is given one job at a time, to tell whose it is
-VERDICTS = ("retry", "dead", "drop")
-encode = json.encoder.encode_basestring
-decode = json.JSONDecoder(parse_constant=refuse).decode
-
-
-class Broken(Error):
-    """COMMAND said what is not the protocol: nothing after it can be trusted."""
-
-
-def line_of(attempt) -> bytes:
-    """The record of an attempt as COMMAND gets it: function, unique, handle, attempts (this one's number), priority, data."""
-    fields = [_field("function", attempt.assigned.function), _field("unique", attempt.unique),
-              '"handle":%s,"attempts":%d,"priority":"%s"' % (encode(attempt.handle), attempt.before + 1,
-                                                            attempt.envelope.priority),
-              _field("data", attempt.data)]
-    return ("{" + ",".join(fields) + "}\n").encode()
-
-
-def _field(name: str, value: bytes) -> str:
-    try:
-        return f'"{name}":{encode(value.decode())}'
-    except UnicodeDecodeError:
-        found: dict = {}
-        job.put(found, name, value)
-        (name, text), = found.items()
-        return f'"{name}":"{text}"'
-
-
-def parse(line: bytes) -> dict:
-    """A line of COMMAND as an object. Raises Broken."""
-    try:
-        found = decode(line.decode())
-    except (ValueError, RecursionError) as error:
-        raise Broken(f"its answer is not JSON: {line[:60].decode('utf-8', 'replace')!r}: {error}"[:300]) from None
-    if not isinstance(found, dict):
-        raise Broken(f"its answer is not a JSON object: {line[:60].decode('utf-8', 'replace')!r}")
-    return found
-
-
-def take_bytes(answer: dict, name: str) -> bytes:
-    """The bytes under name or name_b64; none where both are absent. Raises Broken."""
-    try:
-        return job.get(answer, name) or b""
-    except job.BadRecord as error:
-        raise Broken(f"its answer: {error}") from None
-
-
-def outcome_of(answer: dict, said: bytes) -> Outcome:
-    """An answer as the outcome of its job; said: what COMMAND said on stderr meanwhile. Raises Broken."""
-    outcome = Outcome()
-    if answer["ok"] is True:
-        outcome.verdict, outcome.stdout = "done", take_bytes(answer, "result")
-        if len(outcome.stdout) > MAX_OUTPUT:
-            outcome.stdout, outcome.overflow = b"", True
-        return outcome
-    if answer["ok"] is not False:
-        raise Broken("its answer: ok is neither true nor false")
-    verdict, delay = answer.get("verdict"), answer.get("delay")
-    if verdict is not None and verdict not in VERDICTS:
-        raise Broken(f"its answer: verdict is not one of {', '.join(VERDICTS)}")
-    if delay is not None and (type(delay) not in (int, float) or not 0 <= delay < 1e12):
-        raise Broken("its answer: delay is not a number of seconds")
-    error = take_bytes(answer, "error")
-    outcome.verdict, outcome.delay = verdict or "fail", delay
-    outcome.stderr = tail(take_bytes(answer, "stderr") or said or (error if b"\n" in error.strip() else b""))
-    outcome.error = last_line(error) or last_line(outcome.stderr) or "failed without saying why"
-    return outcome
 
 
 class Command:

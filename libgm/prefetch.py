@@ -12,12 +12,13 @@ from __future__ import annotations
 import collections
 import time
 
-from . import pipe, starts
+from . import answers, starts
+from .answers import Broken
 from .cli import warn
 from .control import Stopped
 from .fate import Attempt
-from .pipe import Broken, Command
-from .runner import MAX_EXTRA, Outcome
+from .pipe import Command
+from .runner import Outcome, tail
 from .work import EMPTY, RETIRED, WorkerProcess
 
 SPAN = 0.02            # seconds of work to hold
@@ -207,7 +208,7 @@ class PipeWorker(WorkerProcess):
             self.command.write()
 
     def give(self, attempt: Attempt) -> None:
-        attempt.offset = self.command.give(pipe.line_of(attempt))
+        attempt.offset = self.command.give(answers.line_of(attempt))
         self.given.append(attempt)
         self.runs += 1
 
@@ -249,7 +250,7 @@ class PipeWorker(WorkerProcess):
         before, count = self.began, 0
         try:
             for line in self.command.lines():
-                count += self.take(pipe.parse(line))
+                count += self.take(answers.parse(line))
         except Broken as error:
             self.break_off(error)
             return
@@ -265,13 +266,13 @@ class PipeWorker(WorkerProcess):
         if not self.given:
             raise Broken("it spoke without a job")
         attempt, command = self.given[0], self.command
-        self.take_extra(answer.get("extra"))
+        answers.take_extra(self.extra, answer.get("extra"))
         if "ok" not in answer:
-            self.pass_on(attempt, answer)
+            answers.pass_on(attempt.assigned, answer)
             return False
         if answer.get("handle", attempt.handle) != attempt.handle:
             raise Broken("it answered another job than the one it is on")
-        outcome = pipe.outcome_of(answer, command.heard(len(self.given) > 1))
+        outcome = answers.outcome_of(answer, command.heard(len(self.given) > 1))
         now = time.monotonic()
         told = answer.get("duration")   # by COMMAND itself; else of answers read at once the first seems to take it all
         outcome.duration = told if type(told) in (int, float) and 0 <= told < 1e9 else now - self.began
@@ -290,31 +291,6 @@ class PipeWorker(WorkerProcess):
             self.settle_done()
             self.fate.settle(attempt, outcome)   # still the one we are on: what ends us now is its doing
         return True
-
-    def take_extra(self, extra: object) -> None:
-        if extra is None:
-            return
-        if not isinstance(extra, dict):
-            raise Broken("its answer: extra is not an object")
-        self.extra.update(extra)
-        if len(self.extra) > 64 and len(str(self.extra)) > MAX_EXTRA:
-            raise Broken(f"its answer: extra over {MAX_EXTRA >> 10} kB")
-
-    def pass_on(self, attempt: Attempt, answer: dict) -> None:
-        """What COMMAND tells of a job under way, to whoever waits for it. Raises Broken."""
-        progress = answer.get("progress")
-        if progress is not None:
-            if not (isinstance(progress, list) and len(progress) == 2 and
-                    all(type(number) is int and 0 <= number < 1 << 63 for number in progress)):
-                raise Broken("its answer: progress is not two whole numbers")
-        partial = pipe.take_bytes(answer, "partial")
-        if progress is None and not partial and "extra" not in answer and "partial" not in answer:
-            raise Broken("its answer: none of ok, progress, partial, extra")
-        if not attempt.assigned.lost:
-            if progress is not None:
-                attempt.assigned.status(*progress)
-            if partial:
-                attempt.assigned.partial(partial)
 
     # ---- ends
 
@@ -381,7 +357,7 @@ class PipeWorker(WorkerProcess):
     def break_off(self, error: Broken) -> None:
         """End a COMMAND that does not keep to the protocol; the job it is on has failed."""
         self.command.end(min(self.settings.grace, 1.0), self.control)
-        outcome = Outcome(stderr=pipe.tail(bytes(self.command.said)))
+        outcome = Outcome(stderr=tail(bytes(self.command.said)))
         outcome.verdict, outcome.error = "fail", str(error)
         if self.given:
             self.take_blame(outcome)
