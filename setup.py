@@ -15,6 +15,7 @@ check = ["nagiosplugin>=1.3,<2"]
 blueox = ["pyzmq>=22", "msgpack>=1,<2"]
 tally = ["ddsketch>=3,<4"]
 demo = ["pillow>=9"]
+debian = ["nagiosplugin==1.3.2", "tabulate==0.8.9"]   # the oldest that are meant to do, which the tests run with
 
 places = {
     **{f"share/man/man{section}": f"man/*.{section}" for section in (1, 5, 7)},
@@ -64,7 +65,7 @@ setup(
         "examples": demo + tally,
         "bench": ["huey>=2.5"],
         "test": ["pytest>=7", "pytest-xdist>=3", "pytest-timeout>=2", "hypothesis>=6", "prometheus-client>=0.20",
-                 "numpy>=1.24", "trustme>=1"] + check + blueox + tally + demo,
+                 "numpy>=1.24", "trustme>=1"] + debian + check + blueox + tally + demo,
     },
     cmdclass={"install_data": Data},
     zip_safe=False,

@@ -135,7 +135,7 @@ def run(settings: Settings, warning: Range, critical: Range) -> tuple[int, str]:
     os.environ["GM_TIMEOUT"] = str(min(wire.timeout(), settings.limit))
     found = MODES[settings.mode](settings)
     check = Check(Facts(found, "s" if settings.mode in ("age", "server") else ""), Worst(), Line(found.fine), Fact("fact"),
-                  Judged("judged", warning, critical, "{name}"), Shown("shown", warning, critical), name=None)
+                  Judged("judged", warning, critical, "{name}"), Shown("shown", warning, critical))
     check()
     perfdata = [str(check.contexts["shown"].performance(result.metric, None)) for result in check.results.results
                 if result.metric and result.metric.context == "shown"]
