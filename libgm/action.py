@@ -76,9 +76,14 @@ class Action:
                 self.flush()
             self.output.close()
         except ReaderGone:
+            self.output.quiet = True
+            self.settle()
             warn(f"standard output: its reader has gone: stopped after {self.done} jobs")
             return NO
-        except (Error, KeyboardInterrupt):
+        except (Error, KeyboardInterrupt) as error:
+            self.output.quiet = True
+            if isinstance(error, KeyboardInterrupt):
+                self.settle(interrupted=True)
             if self.done:
                 warn(f"{self.done} jobs were {self.done_to} before that")
             raise
@@ -89,6 +94,9 @@ class Action:
                 self.store.leave()
                 self.store.close()
         return self.status
+
+    def settle(self, interrupted: bool = False) -> None:
+        """See through what is in flight."""
 
     def end(self) -> None:
         """Whatever is to be said or done at the end, while the file is open."""

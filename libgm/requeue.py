@@ -175,12 +175,15 @@ class Requeue(Action):
     def flush(self) -> None:
         """Before a wait for input: what is being waited for comes first."""
         self.act()
-        if self.submitter:
+        self.settle()
+        self.output.flush()
+
+    def settle(self, interrupted: bool = False) -> None:
+        if self.submitter and not (interrupted and self.wait):   # a job that is waited for may take for ever
             try:
                 self.submitter.finish()
             finally:
                 self.remove()
-        self.output.flush()
 
     def end(self) -> None:
         if self.again:

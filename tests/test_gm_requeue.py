@@ -254,6 +254,7 @@ def test_what_a_dead_requeue_sent_merges_with_what_is_sent_again(gm, gearmand):
     assert gearmand.waiting(b"f") == 2 and idents(gm) == [] and len(gm("gm-history", "--action=requeue").records) == 2
 
 
+@pytest.mark.slow
 def test_deaths_in_the_meantime_are_still_there(gm, gearmand):
     """Jobs die again, and others with the same uniques die too, while they are being sent back."""
     uniques = [b"u%d" % n for n in range(30)]

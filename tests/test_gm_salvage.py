@@ -97,6 +97,7 @@ def test_a_live_store_in_wal_mode(gm, gearmand):
     assert gm("gm-salvage", gearmand.store).records == []
 
 
+@pytest.mark.slow
 def test_a_live_store_with_a_rollback_journal_is_not_held_up(gm, place):
     """gearmand's own store; it takes submissions all the while."""
     port = free_port()
@@ -277,6 +278,7 @@ def test_a_first_page_that_is_damaged(gm, place):
     assert result.err.count(b"\n") == 1 and b"Traceback" not in result.err
 
 
+@pytest.mark.slow
 def test_any_bytes_are_jobs_or_an_error(gm, place):
     """Damage of any kind: records, or one line and an exit status, never a traceback or a job that was not there."""
     whole = make(place / "q.db", simple(300, 60)).read_bytes()

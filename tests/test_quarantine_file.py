@@ -196,12 +196,13 @@ def test_what_is_no_quarantine_file_is_refused(gm, path, kind, why):
     assert before is None or path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_an_error_and_not_a_traceback(gm, path):
     gm("gm-bury", "-q", input=b"".join(line(n) for n in range(3000)))
     whole, dice = path.read_bytes(), random.Random(3)
     assert not path.with_name("q.db-wal").exists()
     worst = 0
-    for _ in range(8):
+    for _ in range(4):
         data = bytearray(whole)
         for page in dice.sample(range(2, len(data) // 4096), 30):
             data[page * 4096:page * 4096 + 4096] = dice.randbytes(4096)
@@ -213,7 +214,7 @@ def test_a_damaged_file_is_an_error_and_not_a_traceback(gm, path):
             if result.status == 111:
                 worst += b"damaged" in result.err
                 assert result.err.count(b"\n") == 1 and os.fsencode(path) in result.err, result
-    assert worst > 5
+    assert worst > 3
 
 
 def test_network_file_systems_are_refused(tmp_path, monkeypatch):
