@@ -134,14 +134,14 @@ class PipeWorker(WorkerProcess):
         now, due = time.monotonic(), []
         if self.answered:
             due.append(self.answered_at + COMPANY)
-        if self.expires is not None:
+        if self.expires is not None and self.expires > now:   # after that it is the job in hand that is waited for
             due.append(self.expires)
         if self.command is None:
             due.append(self.start_at)
         elif self.given:
             if self.settings.timeout is not None:
                 due.append(self.began + self.settings.timeout)
-                if not self.command.answers:
+                if not (self.command.answers or self.command.reading):
                     due.append(now + 0.05)   # whether it has begun to read is to be seen in time
             if self.command.ended < 0:
                 due.append(now + 0.05)

@@ -111,7 +111,8 @@ def overstaying(store: Store, older: float | None, job_older: float | None) -> l
         if older is not None and tool == "gm-work" and now - began > older and store.lives(ident):
             ours = (host, namespace) == here
             entry = described("worker", ident, host, pid, function, began, now, ours)
-            jobs = [target for start in starts_of.get(ident, ()) for target in under_way.get(start[:2], ())]
+            runs = [(ident, starts.PIPE), *(start[:2] for start in starts_of.get(ident, ()))]
+            jobs = [target for run in runs for target in under_way.get(run, ())]
             entry["targets"] = [(pid, pid_start), *jobs] if ours else []
             found.append(entry)
     for ident, began_here in starts_of.items():

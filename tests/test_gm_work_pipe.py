@@ -33,7 +33,9 @@ for line in sys.stdin:
     if word == "kill-worker":
         os.kill(os.getppid(), signal.SIGKILL)
     if word in ("hang", "wait"):
-        open("hanging", "w").close()
+        with open("hanging.new", "w") as file:
+            file.write(str(os.getppid()))
+        os.rename("hanging.new", "hanging")
         while word == "hang" or not os.path.exists("go"):
             time.sleep(0.02)
     answer = json.loads(rest) if word == "say" else {"ok": True, "result": data}
@@ -394,6 +396,23 @@ def test_max_jobs_is_kept_to_the_job(gm, gearmand, command):
     until(lambda: len(events(worker)) == 100)
     workers = [r["worker"] for r in events(worker)]
     assert sorted(workers.count(pid) for pid in set(workers)) == [20, 40, 40]
+
+
+def test_an_old_worker_waits_for_its_job_without_spinning(gm, gearmand, command, tmp_path):
+    submit(gm, "o", "wait", "1")
+    worker = gm.start("gm-work", "--pipe", "--max-age=0.5", "o", "--", *command)
+    until((tmp_path / "hanging").exists)
+    child = int((tmp_path / "hanging").read_text())   # its worker
+
+    def used():
+        fields = open(f"/proc/{child}/stat").read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    began = time.monotonic()
+    until(lambda: time.monotonic() - began > 2.5)
+    assert used() < 1   # seconds of processor time, most of it for its start
+    (tmp_path / "go").touch()
+    until(lambda: len(events(worker)) == 2)
+    assert len({r["worker"] for r in events(worker)}) == 2
 
 
 def test_hup_replaces_worker_and_command(gm, gearmand, command, tmp_path):
