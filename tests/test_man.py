@@ -40,7 +40,7 @@ MARK = "\x1e"
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 LIMIT = 60   # seconds for all examples of a page
 # what is in an example -> what it may be
-ANY = {r"\.\.\.": ".*?", r"\b[0-9a-f]{8,}(?:…|-\d+)?": None, r"\bH:[\w.-]+:\d+": None,
+ANY = {r"\.\.\.": ".*?", r"(?:\b[0-9a-f]{4,}…[0-9a-f]*|\b[0-9a-f]{8,})(?:-\d+)?": None, r"\bH:[\w.-]+:\d+": None,
        r"\b\d{4}-\d\d-\d\dT[\d:]+Z": None, r"\b\d+[smhdw]\b": None, r" {2,}": " +"}
 TOKEN = re.compile("|".join(f"({what})" for what in ANY))
 BECOMES = [becomes or what for what, becomes in ANY.items()]
