@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import importlib.util
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ from conftest import ROOT
 TOOLS = sorted(path.name for path in ROOT.glob("bin/gm-*"))
 COMPLETIONS = ["share/bash-completion/completions/gearmang.bash", "share/zsh/site-functions/_gearmang",
                "share/fish/vendor_completions.d/gearmang.fish"]
-CARRIED = ("docopt.py", "tabulate", "tqdm", "python3_gearman")   # all pure Python: any interpreter can have ours
+NEEDED = ("docopt", "tabulate", "tqdm")   # all pure Python, and so is python3_gearman: any interpreter can have ours
 
 
 @pytest.fixture
@@ -103,6 +104,16 @@ def test_make_install_and_uninstall(gm, checkout, tmp_path):
         assert [path for path in place.rglob("*") if not path.is_dir()] == []
 
 
+def lend(folder: Path, *names) -> Path:
+    """A folder of libraries with those that these tests run with."""
+    folder.mkdir()
+    for name in names:
+        path = Path(importlib.util.find_spec(name).origin)
+        path = path.parent if path.name == "__init__.py" else path
+        (folder / path.name).symlink_to(path)
+    return folder
+
+
 def without_users(root: Path, *args) -> list:
     """dpkg on a system that is a folder, by anybody: nothing is a user's, and its scripts run outside of it."""
     return ["dpkg", f"--root={root}", "--force-not-root", "--force-script-chrootless", "--force-depends",
@@ -122,11 +133,7 @@ def test_debian_package(gm, checkout, tmp_path):
     before = [path for path in root.rglob("*") if "dpkg" not in str(path)]
     environment = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin"}
     gm(*without_users(root, "-i", package), env=environment)
-    debian = tmp_path / "debian"   # what Debian's packages would bring
-    debian.mkdir()
-    site = Path(__import__("docopt").__file__).parent
-    for name in ("docopt.py", "tabulate", "tqdm"):
-        (debian / name).symlink_to(site / name)
+    debian = lend(tmp_path / "debian", *NEEDED)   # what Debian's packages would bring
     for tool in TOOLS:
         result = gm(root / "usr/bin" / tool, "--version", env={"PYTHONPATH": str(debian), **environment})
         assert result.out.startswith(tool.encode() + b" ")
@@ -178,11 +185,7 @@ def test_there_is_a_pypy():
 @pytest.mark.parametrize("python", PYTHONS)
 def test_the_loop_runs_on(gm, gearmand, tmp_path, python):
     """Submit, fail, quarantine, look, requeue, done."""
-    library = tmp_path / "library"
-    library.mkdir()
-    site = Path(__import__("docopt").__file__).parent
-    for name in CARRIED:
-        (library / name).symlink_to(site / name)
+    library = lend(tmp_path / "library", *NEEDED, "python3_gearman")
 
     def run(tool, *args, **options):
         return gm(python, ROOT / "bin" / tool, *args, env={"PYTHONPATH": str(library), "PYTHONWARNINGS": "error::SyntaxWarning"}, **options)
