@@ -15,7 +15,7 @@ from conftest import free_port, until
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from libgm import action, collect, job, lines, page, pipe, policy, quarantine, runner, salvage, store, syslog, units, wire
+from libgm import action, answers, collect, job, lines, page, pipe, policy, quarantine, runner, salvage, store, syslog, units, wire
 from libgm.admin import Admin
 from libgm.errors import BadRecord, Error, Usage
 from libgm.serve import Worker
@@ -150,19 +150,19 @@ def test_times_and_durations(text):
     "result": values, "result_b64": values, "error": values, "verdict": values, "delay": values, "stderr": values})))
 def test_answers_of_a_command(answer):
     try:
-        found = pipe.parse(json.dumps(answer).encode())
-        outcome = pipe.outcome_of(found, b"said") if "ok" in found else None
-    except pipe.Broken:
+        found = answers.parse(json.dumps(answer).encode())
+        outcome = answers.outcome_of(found, b"said") if "ok" in found else None
+    except answers.Broken:
         return
     if outcome:
-        assert isinstance(outcome.stdout, bytes) and outcome.verdict in ("done", "fail", *pipe.VERDICTS)
+        assert isinstance(outcome.stdout, bytes) and outcome.verdict in ("done", "fail", *answers.VERDICTS)
 
 
 @given(st.binary())
 def test_bytes_of_a_command(line):
     try:
-        assert isinstance(pipe.parse(line), dict)
-    except pipe.Broken as error:
+        assert isinstance(answers.parse(line), dict)
+    except answers.Broken as error:
         assert len(str(error)) < 400
 
 
