@@ -169,7 +169,10 @@ def machine() -> list[str]:
             return f"{name} not there"
     model = next((line.partition(":")[2].strip() for line in open("/proc/cpuinfo", encoding="utf-8")
                   if line.startswith("model name")), platform.machine())
-    return [f"{os.cpu_count()} x {model}, Linux {platform.release()}; load {os.getloadavg()[0]:.1f}",
+    busy = os.getloadavg()[1] > 1.5 * os.cpu_count() + 1
+    return [*(["**The machine was busy with other things**: rates are low, and so are ratios of what needs more than one "
+               "processor. Run it again on a quiet one.\n"] if busy else []),
+            f"{os.cpu_count()} x {model}, Linux {platform.release()}; load {os.getloadavg()[0]:.1f}",
             f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}; {said('gearmand', '--version')}; "
             f"{package('python3-gearman')}; {package('huey')}; {said('parallel', '--version')}"]
 
