@@ -5,8 +5,10 @@ Usage: peers.py raw-submit|raw-work|library-submit|library-work PORT FUNCTION CO
        peers.py raw-round-trip PORT FUNCTION FILE
        peers.py huey-enqueue|huey-execute DATABASE COUNT
        peers.py sink PORT
+       peers.py memory COMMAND...
 """
 
+import os
 import socket
 import struct
 import sys
@@ -146,6 +148,16 @@ def sink(port):
                 connection.sendall(created * len(raw.packets()))
         except (SystemExit, OSError):
             connection.close()
+
+
+def memory(*command):
+    """Print MiB of resident memory that COMMAND has at most."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    pid = os.posix_spawnp(command[0], command, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, null, 1)])
+    _, status, usage = os.wait4(pid, 0)
+    if status:
+        sys.exit(f"status {os.waitstatus_to_exitcode(status)}")
+    print(usage.ru_maxrss / 1024)
 
 
 if __name__ == "__main__":
