@@ -27,6 +27,7 @@ class Bench:
         self.env.update(PATH=f"{ROOT / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/local/sbin:/usr/sbin",
                         HOME=str(self.home), GM_QUARANTINE=str(self.home / "quarantine.db"), PYTHONPATH=str(ROOT))
         self.started: list[subprocess.Popen] = []
+        self.ports: dict[int, subprocess.Popen] = {}
 
     def __enter__(self):
         return self
@@ -49,6 +50,7 @@ class Bench:
         with open(self.home / "servers.log", "ab") as log:
             self.started.append(subprocess.Popen([str(word).replace("PORT", str(port)) for word in command], env=self.env,
                                                  stdout=log, stderr=log, cwd=self.home))
+        self.ports[port] = self.started[-1]
         until = time.monotonic() + 20
         while time.monotonic() < until:
             try:
@@ -57,6 +59,12 @@ class Bench:
             except OSError:
                 time.sleep(0.02)
         raise SystemExit(f"bench: {command[0]}: does not answer: " + (self.home / "servers.log").read_text()[-500:])
+
+    def end(self, port: int) -> None:
+        """End the server on a port."""
+        process = self.ports.pop(port)
+        process.kill()
+        process.wait()
 
     def run(self, *command: object, env=(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) -> float:
         """Seconds that a program takes from its start to its end."""
