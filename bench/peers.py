@@ -4,6 +4,7 @@
 Usage: peers.py raw-submit|raw-work|library-submit|library-work PORT FUNCTION COUNT
        peers.py raw-round-trip PORT FUNCTION FILE
        peers.py huey-enqueue|huey-execute DATABASE COUNT
+       peers.py spawn COUNT
        peers.py sink PORT
        peers.py memory COMMAND...
 """
@@ -133,6 +134,22 @@ def huey_execute(path, count):
     queue, _ = huey(path)
     for _ in range(int(count)):
         queue.execute(queue.dequeue())
+
+
+def spawn(count):
+    """cat for each of so many payloads, fed, read and waited for, and nothing else."""
+    for _ in range(int(count)):
+        (theirs, feed), (read, out) = os.pipe(), os.pipe()
+        pid = os.posix_spawnp("cat", ["cat"], os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, theirs, 0),
+                                                                     (os.POSIX_SPAWN_DUP2, out, 1)])
+        os.close(theirs)
+        os.close(out)
+        os.write(feed, PAYLOAD)
+        os.close(feed)
+        while os.read(read, 1 << 16):
+            pass
+        os.close(read)
+        os.waitpid(pid, 0)
 
 
 def sink(port):
