@@ -89,13 +89,13 @@ def exit_fd(pid: int) -> int:
         return -1
 
 
-def run(argv: list[str], env: dict, data: bytes, timeout: float | None, grace: float, control,
-        started=lambda: None) -> Outcome:
+def run(argv: list[str], env: dict, data: bytes, timeout: float | None, grace: float, control, started, ended) -> Outcome:
     """Run a job to its end.
 
     timeout and grace in seconds: TERM at the one, KILL after the other. control.fd becomes readable when something
     happened that control.deadline(), a time.monotonic() by which the job must be stopped or None, may tell.
-    started() is called when it runs. Raises OSError where the command cannot be started.
+    started() is called when it runs, ended(status of waitpid) as soon as it has ended by itself. Raises OSError where the
+    command cannot be started.
     """
     stdin, feed = os.pipe()
     ends = [os.pipe() for _ in range(3)]   # stdout, stderr, extras
@@ -110,7 +110,7 @@ def run(argv: list[str], env: dict, data: bytes, timeout: float | None, grace: f
         os.close(stdin)
         for end in ends:
             os.close(end[1])
-    return Run(pid, feed, [end[0] for end in ends], data, began, timeout, grace).wait(control, started)
+    return Run(pid, feed, [end[0] for end in ends], data, began, timeout, grace).wait(control, started, ended)
 
 
 class Run:
@@ -175,27 +175,22 @@ class Run:
             pass
         return True
 
-    def wait(self, control, started) -> Outcome:
+    def wait(self, control, started, ended) -> Outcome:
         """Until the process has ended: who else holds its output does not keep us."""
-        ended = exit_fd(self.pid)
-        poll = select.poll()
-        if not self.write():
-            poll.register(self.feed, select.POLLOUT)
-        for fd in self.takers:
-            poll.register(fd, select.POLLIN)
-        poll.register(control.fd, select.POLLIN)
-        if ended >= 0:
-            poll.register(ended, select.POLLIN)
-        open_reads, status = set(self.takers), None
+        exits, status = exit_fd(self.pid), None
+        fed, open_reads = self.write(), set(self.takers)
         try:
             started()
-            if self.feed < 0 and ended >= 0:
-                brief = select.poll()
-                brief.register(ended, select.POLLIN)
-                brief.register(control.fd, select.POLLIN)
-                brief.poll(BRIEF)
+            if fed and exits >= 0:
+                status = self.wait_briefly(exits, control)
+            if status is None:
+                poll = select.poll()
+                for fd in (*open_reads, control.fd, *([exits] if exits >= 0 else ())):
+                    poll.register(fd, select.POLLIN)
+                if not fed:
+                    poll.register(self.feed, select.POLLOUT)
             while status is None:
-                for fd, _ in poll.poll(self.next_wait(control, ended < 0)):
+                for fd, _ in poll.poll(self.next_wait(control, exits < 0)):
                     if fd == self.feed:
                         if self.write():
                             poll.unregister(fd)
@@ -205,15 +200,28 @@ class Run:
                             open_reads.discard(fd)
                     elif fd == control.fd:
                         control.happened()
-                pid, found = os.waitpid(self.pid, os.WNOHANG)
-                status = found if pid else None
+                status = self.look()
+            if not self.termed:
+                ended(status)
             for fd in open_reads:
                 self.read(fd)
         finally:
-            for fd in (ended, self.feed, *self.takers):
+            for fd in (exits, self.feed, *self.takers):
                 if fd >= 0:
                     os.close(fd)
         return self.finish(status)
+
+    def wait_briefly(self, exits: int, control) -> int | None:
+        """look(), after a moment in which only its end or a signal wakes us."""
+        poll = select.poll()
+        poll.register(exits, select.POLLIN)
+        poll.register(control.fd, select.POLLIN)
+        return self.look() if poll.poll(BRIEF) else None
+
+    def look(self) -> int | None:
+        """Its status by waitpid(), None while it runs."""
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        return status if pid else None
 
     def next_wait(self, control, ticking: bool) -> int | None:
         """Send what signals are due; milliseconds until the next one."""

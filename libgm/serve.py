@@ -272,10 +272,16 @@ class Worker(Manager, GearmanWorker):
         self.backoff[self.handler_to_connection_map[handler]].worked()
         self.jobs.append(Assigned(self, handler, handle, function, unique, data))
 
+    def ask(self) -> None:
+        """Ask for a job now; soon() or next() has it when it comes."""
+        self._grab()
+        self.send()
+
     def soon(self, seconds: float) -> Assigned | None:
         """The next job, where a server has one at once; waits at most so long for what they say."""
         until = time.monotonic() + seconds
-        self._grab()
+        if not self.asking():
+            self._grab()
         while not self.jobs and self.asking() and time.monotonic() < until:
             self.step(list(self.connection_to_handler_map), until - time.monotonic())
         return self.ready()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import lru_cache
 
 DUP2 = getattr(os, "POSIX_SPAWN_DUP2", None)   # kind of an action (kind, descriptor, number that it gets)
 NORMAL_SIGNALS = [signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD]
@@ -13,8 +14,23 @@ def spawn(argv: list[str], env: dict, actions: list) -> int:
     """Start argv[0] (looked up in PATH) in its own process group with normal signals; its pid. Raises OSError."""
     if DUP2 is None:
         return fork(argv, env, actions)
-    return os.posix_spawnp(argv[0], argv, env, file_actions=actions, setpgroup=0, setsigmask=[],
-                           setsigdef=NORMAL_SIGNALS)
+    how = {"file_actions": actions, "setpgroup": 0, "setsigmask": [], "setsigdef": NORMAL_SIGNALS}
+    try:
+        return os.posix_spawn(find(argv[0]), argv, env, **how)
+    except FileNotFoundError:   # it has moved, or is nowhere
+        find.cache_clear()
+        return os.posix_spawnp(argv[0], argv, env, **how)
+
+
+@lru_cache(None)
+def find(name: str) -> str:
+    """Where PATH has a command, looked up once: each directory in which it is not would cost every job a failed exec."""
+    if "/" not in name:
+        for folder in os.get_exec_path():
+            path = os.path.join(folder, name)
+            if os.path.isfile(path) and os.access(path, os.X_OK):
+                return path
+    return name
 
 
 def fork(argv: list[str], env: dict, actions: list) -> int:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sqlite3
 import time
+from functools import cached_property
 
 from . import alive, place
 from .errors import Error, Unavailable
@@ -200,7 +201,7 @@ class Store:
         """The path of a file of that name in the quarantine file's folder (a row's payload_file)."""
         return os.path.join(os.path.dirname(self.path), os.path.basename(name))
 
-    @property
+    @cached_property
     def tag(self) -> str:
         """The file's identity on this machine, the same from whatever container and by whatever path it is seen."""
         found = os.stat(self.path)

@@ -182,5 +182,12 @@ class WorkerProcess:
         env = {**self.base_env, "GM_UNIQUE": os.fsdecode(attempt.unique), "GM_HANDLE": attempt.handle,
                "GM_ATTEMPT": str(attempt.before + 1), "GM_JOB_SERVER": attempt.server,
                "GM_RUN": f"{self.store.tag}.{self.store.process}.{attempt.run}"}
-        return run(settings.argv, env, attempt.data, settings.timeout, settings.grace, self.control, self.fate.answer_done)
+        return run(settings.argv, env, attempt.data, settings.timeout, settings.grace, self.control, self.fate.answer_done,
+                   self.ask)
+
+    def ask(self, status: int) -> None:
+        """A job has ended with that status of waitpid(): where it is done, ask for the next one before all else, since
+        the server takes as long to answer as we to clear up."""
+        if status == 0 and self.settings.exits.get(0) == "done" and not self.over():
+            self.worker.ask()
 
