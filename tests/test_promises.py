@@ -24,6 +24,7 @@ PROMISES = {
         "test_gm_requeue.py::test_killed_at_twenty_points_it_loses_nothing",
         "test_gm_submit.py::test_a_server_killed_in_mid_stream_loses_nothing_that_was_acknowledged"),
     "So a command must stand to be run again": ADVICE,
+    "Take a new file each time": ADVICE,
     "Attempts made before a worker's death": (
         "test_promises.py::test_a_killer_gets_its_tries_on_each_machine",
         "test_promises.py::test_a_delayed_retry_waits_on_the_machine_where_the_job_failed"),
