@@ -54,6 +54,11 @@ class Submission:
             return NO
         except Usage:
             raise
+        except KeyboardInterrupt:
+            if self.wait and self.submitter is not None and self.submitter.outstanding:
+                self.output.flush()
+                warn(f"{self.submitter.outstanding} jobs were waited for: what no worker has begun of them is gone")
+            raise
         except Error as error:
             self.output.flush()
             warn(f"{error}" + (f": {self.accepted} jobs were accepted before that" if self.accepted else ""))

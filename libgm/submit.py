@@ -16,6 +16,7 @@ from .wire import Backoff, Handler, Manager, Refused, ServerLost, timeout
 WINDOW_BYTES = 8 << 20
 GATHER = 0.001           # seconds: answers come one by one, and to wake for each would halve the speed
 FLUSH_BYTES = 1 << 16    # queued before they are sent, or when the window is full, or when the caller waits
+SILENCE = 2.0            # seconds without a result before one looks for workers
 SUBMIT_EPOCH = 36        # which python3_gearman does not know
 CREATED = protocol.GEARMAN_COMMAND_JOB_CREATED
 COMMANDS = {(False, "high"): protocol.GEARMAN_COMMAND_SUBMIT_JOB_HIGH_BG, (False, "normal"): protocol.GEARMAN_COMMAND_SUBMIT_JOB_BG,
@@ -103,6 +104,7 @@ class Submitter(Manager, GearmanClient):
     def __init__(self, servers: list, wait: bool = False, window: int = 1000, on_accept=lambda *_: None,
                  on_refuse=lambda *_: None, on_result=lambda *_: None):
         super().__init__(servers)
+        self.silent_at = time.monotonic() + SILENCE if wait else None
         self.wait, self.window = wait, window
         self.on_accept, self.on_refuse, self.on_result = on_accept, on_refuse, on_result
         self.outstanding = self.bytes = self.unsent = 0
@@ -201,6 +203,8 @@ class Submitter(Manager, GearmanClient):
                 self._drop(connection, error)
         if wait is None:
             wait = limit if self.outstanding == before else 0.0
+        if self.silent_at is not None:
+            wait = min(wait, self.break_silence())
         readable, writable, _ = self.poll_connections_once(live, wait)
         self.handle_connection_activity(readable, writable, ())
         for connection in live:
@@ -210,6 +214,18 @@ class Submitter(Manager, GearmanClient):
                 self.trouble = self.trouble or heard
                 self.backoff[connection].pause = max(1.0, self.backoff[connection].pause)
                 self._drop(connection, ServerLost(f"{connection.server}: no answer in {limit:g} s"))
+
+    def break_silence(self) -> float:
+        """Tell once of a wait that may have no end; the seconds until that is due."""
+        left = self.silent_at - time.monotonic()
+        if left > 0:
+            return left
+        self.silent_at = None
+        from . import silence
+        silence.tell([connection.server for connection in self.connection_list],
+                     {request.function for handler in self.connection_to_handler_map.values()
+                      for requests in handler.running.values() for request in requests})
+        return 0.0
 
     def lost(self, connection, error: ServerLost) -> None:
         self.last_error = error
@@ -244,6 +260,8 @@ class Submitter(Manager, GearmanClient):
     def ended(self, request: Request, ok: bool, result: bytes) -> None:
         self.outstanding -= 1
         self.bytes -= len(request.data)
+        if self.silent_at is not None:
+            self.silent_at = time.monotonic() + SILENCE
         self.on_result(request.item, ok, result, request.warning, time.monotonic() - request.began)
 
     def close(self) -> None:

@@ -208,6 +208,27 @@ def test_wait_prints_results_as_they_finish(gm, gearmand):
     assert result.records[0]["result_b64"] == "c2xlcHQgMP8=" and result.records[0]["duration"] < result.records[1]["duration"]
 
 
+def test_wait_says_that_nobody_works_and_goes_on_when_somebody_does(gm, gearmand):
+    client = gm.start(SUBMIT, "--wait", "w", stdin=subprocess.PIPE)
+    client.stdin.write(b"1\n")
+    client.stdin.close()
+    said = b"gm-submit: w: waiting: no worker for it on 127.0.0.1:%d\n" % gearmand.port
+    until(client.err_path.read_bytes)
+    gm.start("gm-work", "w", "--", "cat")
+    assert client.wait(10) == 0 and client.err_path.read_bytes() == said
+
+
+def test_interrupted_while_it_waits_it_says_what_becomes_of_the_jobs(gm, gearmand):
+    client = gm.start(SUBMIT, "--wait", "w", stdin=subprocess.PIPE)
+    client.stdin.write(b"1\n2\n")
+    client.stdin.flush()
+    until(lambda: gearmand.waiting(b"w") == 2)
+    client.send_signal(signal.SIGINT)
+    assert client.wait(10) == 130
+    assert client.err_path.read_bytes().endswith(b"gm-submit: 2 jobs were waited for: what no worker has begun of them is gone\n")
+    assert not gm("gm-work", "--until-empty", "w", "--", "cat").records
+
+
 def test_wait_takes_an_empty_payload_and_fails_when_a_job_does(gm, gearmand):
     gm.start("gm-work", "w", "--", "sh", "-c", "test -n \"$(cat)\" || { echo empty >&2; exit 1; }")
     result = gm(SUBMIT, "--wait", "w", input=b"\nx\n", status=1)
