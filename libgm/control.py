@@ -79,13 +79,13 @@ class Trouble:
     """A growing pause for trouble that lasts, said once until it changes or is over."""
 
     def __init__(self):
-        self.text, self.seconds = None, 0.5
+        self.text, self.seconds, self.times = None, 0.5, 0
 
     def say(self, text: str) -> float:
         """The seconds to pause now, jittered."""
         if text != self.text:
             warn(text)
-        self.text, self.seconds = text, min(PAUSE_MAX, self.seconds * 2)
+        self.text, self.seconds, self.times = text, min(PAUSE_MAX, self.seconds * 2), self.times + 1
         return self.seconds * random.uniform(0.8, 1.2)
 
     def over(self) -> None:

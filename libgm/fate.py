@@ -8,7 +8,7 @@ import time
 from . import job, policy, quarantine, reap, starts
 from .cli import warn
 from .control import Control, Stopped, Trouble
-from .errors import Unavailable
+from .errors import CannotRun, Unavailable
 from .lines import dump
 from .runner import Outcome
 from .store import Store
@@ -303,10 +303,17 @@ class Fate:
             warn(f"{attempt.handle}: {error}: it will be seen again")
 
     def give_back(self, attempt: Attempt, why: str) -> float:
-        """The worker's own fault: the job goes back uncounted. The seconds to pause now."""
+        """The worker's own fault: the job goes back uncounted. The seconds to pause now, or CannotRun, as of unfit_for()."""
         self.transact(False, (starts.end, attempt.run))
         self.emit("release", attempt, attempt.before, Outcome(), None, why)
         attempt.assigned.worker.release()
+        return self.unfit_for(why)
+
+    def unfit_for(self, why: str) -> float:
+        """The seconds to pause, COMMAND not being fit to run. Raises CannotRun where nobody would mend it meanwhile: with
+        --until-empty, when that did not help twice."""
+        if self.settings.until_empty and self.unfit.times == 2:
+            raise CannotRun(why)
         return self.unfit.say(f"{why}: pausing")
 
     def emit(self, event: str, attempt: Attempt, attempts: int, outcome: Outcome, reason, error, delay=None) -> None:

@@ -10,7 +10,7 @@ import time
 
 from .cli import warn
 from .control import SIGNALS
-from .errors import NO, OK, UNAVAILABLE, Error
+from .errors import CANNOT_RUN, NO, OK, UNAVAILABLE, Error
 from .lines import escaped
 from .policy import brake_size
 
@@ -79,7 +79,24 @@ class Fleet:
             os.close(os.dup(1))   # a failure of close() itself (a full disk elsewhere) counts too
         except OSError as error:
             self.deaf(f"cannot write: {error.strerror.lower()}: stopping")
+        if self.settings.until_empty and not self.terms:
+            self.tell_left()
         return self.status
+
+    def tell_left(self) -> None:
+        """--until-empty: say what is left for whoever works next."""
+        from . import quarantine
+        from .store import Store
+        try:
+            store = Store(self.settings.quarantine, readonly=True)
+            count, due = quarantine.delayed(store, self.settings.function)
+            store.close()
+        except Error as error:
+            warn(str(error))
+            return
+        if count:
+            warn(f"{self.settings.function.decode('utf-8', 'replace')}: {count} retries wait for their time, the first for "
+                 f"{max(0.0, due - time.time()):.3g} s: left to whoever works next")
 
     def _term(self, number, _) -> None:
         self.terms += 1
@@ -251,8 +268,8 @@ class Fleet:
             code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
             if self.terms or code == EMPTY:
                 continue
-            if code == UNAVAILABLE and self.settings.until_empty:
-                self.status = UNAVAILABLE
+            if code in (UNAVAILABLE, CANNOT_RUN) and self.settings.until_empty:
+                self.status = code
             elif code == OK:
                 self.pauses.pop(child.slot, None)
                 self.due[child.slot] = 0.0

@@ -157,7 +157,7 @@ class PipeWorker(WorkerProcess):
         try:
             self.command = Command(self.settings.argv, {**self.base_env, "GM_RUN": f"{self.store.tag}.{self.store.process}.{starts.PIPE}"})
         except OSError as error:
-            self.start_at = time.monotonic() + self.fate.unfit.say(f"{self.cannot_run(error)}: pausing")
+            self.start_at = time.monotonic() + self.fate.unfit_for(self.cannot_run(error))
 
     def prepare(self) -> None:
         """Write the starts of what was fetched, once what is ready runs low; with the same transaction settle what is done."""
@@ -403,13 +403,15 @@ class PipeWorker(WorkerProcess):
         first = self.given[0] if self.given else None
         self.ready.extendleft(reversed(self.given))
         self.given.clear()
-        if answers:
-            warn(f"{why}: starting it again")
-            pause = 0.0
-        elif first:
-            self.ready.popleft()
-            pause = self.fate.give_back(first, why)
-        else:
-            pause = self.fate.unfit.say(f"{why}: pausing")
+        try:
+            if answers:
+                warn(f"{why}: starting it again")
+                pause = 0.0
+            elif first:
+                self.ready.popleft()
+                pause = self.fate.give_back(first, why)
+            else:
+                pause = self.fate.unfit_for(why)
+        finally:
+            self.hand_back()
         self.start_at = time.monotonic() + pause
-        self.hand_back()

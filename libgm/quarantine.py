@@ -110,6 +110,11 @@ def counts(store: Store) -> list[tuple[bytes, int, int]]:
     return [(function, states.get("dead", 0), states.get("delayed", 0)) for function, states in found.items()]
 
 
+def delayed(store: Store, function: bytes) -> tuple[int, float | None]:
+    """How many retries of a function wait for their time, and when the first of them is due (epoch seconds)."""
+    return store.rows("SELECT count(*), min(due) FROM job WHERE state = 'delayed' AND function = ?", (text(function),))[0]
+
+
 # ---- claims: the row is marked as being sent, sent, and removed where it still is what was sent
 
 

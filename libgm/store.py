@@ -13,6 +13,7 @@ from .errors import Error, Unavailable
 from .schema import APPLICATION_ID, MIGRATIONS, VERSION
 
 BUSY = 60.0                   # seconds to wait for another writer
+MAKING = 0.25                 # seconds that another process may take to make an empty file a quarantine file
 
 
 def text(value: bytes) -> str | bytes:
@@ -76,7 +77,11 @@ class Store:
             raise Unavailable(f"{path}: cannot open: it is damaged") from None
 
     def _open(self, path: str, create: bool) -> None:
-        tables = self._connect()   # before the rest: another process may be making them, all in one transaction
+        tables, until = self._connect(), time.monotonic() + MAKING   # before the rest: all of them come in one transaction
+        while not (tables or create) and time.monotonic() < until:
+            self.db.close()
+            time.sleep(0.01)
+            tables = self._connect()
         application, self.version = (self.db.execute(f"PRAGMA {name}").fetchone()[0]
                                      for name in ("application_id", "user_version"))
         if application != APPLICATION_ID:
