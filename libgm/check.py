@@ -67,11 +67,16 @@ class Line(Summary):
 class Found:
     """What a mode found: facts (state, text), metrics to judge (text, value), metrics to show (label, value).
 
-    heard: whether there is anything behind the figures; fine: what to say where all is well.
+    heard: whether there is anything behind the figures; fine: what to say where all is well; unknown: the function that
+    was named and that no server knows.
     """
 
     def __init__(self):
-        self.facts, self.judged, self.shown, self.heard, self.fine = [], [], [], True, ""
+        self.facts, self.judged, self.shown, self.heard, self.fine, self.unknown = [], [], [], True, "", None
+
+    def total(self, what: str, rows: list) -> str:
+        """What to say of queues where all is well."""
+        return f"{what}, no server knows the function {self.unknown}" if self.unknown else f"{what}, {len(rows)} functions"
 
 
 class Facts(Resource):
@@ -161,6 +166,7 @@ def queues(settings: Settings, found: Found) -> tuple[list[dict], list[tuple]]:
         if set(name) & set("*?["):
             found.facts.append((Unknown, f"no function matches {name}"))
         else:
+            found.unknown = name   # no trouble: a gearmand that was started again knows no function until it is used
             wanted = [status.empty(os.fsencode(name))]
     return wanted, starved
 
@@ -177,7 +183,7 @@ def check_queue(settings: Settings) -> Found:
     total = sum(row["waiting"] for row in rows)
     found.judged = [(f"{shown(row['function'])}: {row['waiting']} waiting", row["waiting"]) for row in rows]
     found.shown = [("waiting", total)] + [(f"{shown(row['function'])}_waiting", row["waiting"]) for row in rows]
-    found.fine = f"{total} waiting, {len(rows)} functions"
+    found.fine = found.total(f"{total} waiting", rows)
     return found
 
 
@@ -192,7 +198,7 @@ def check_workers(settings: Settings) -> Found:
         found.facts.append((Unknown, "no functions, and so no workers"))
     found.judged = [(f"{shown(row['function'])}: {row['workers']} workers", row["workers"]) for row in rows]
     found.shown = [("workers", total)] + [(f"{shown(row['function'])}_workers", row["workers"]) for row in rows]
-    found.fine = f"{total} workers, {len(rows)} functions"
+    found.fine = found.total(f"{total} workers", rows)
     return found
 
 

@@ -74,7 +74,7 @@ def test_queue_by_default_and_by_glob(gm, fake):  # noqa: F811
 
 
 def test_a_function_that_is_named_is_there_also_where_no_server_knows_it(gm, gearmand):
-    assert check(gm, "queue", "-f", "resize").text == "0 waiting, 1 functions"
+    assert check(gm, "queue", "-f", "resize").text == "0 waiting, no server knows the function resize"
     assert check(gm, "workers", "-f", "resize", "-c", "1:").state == "CRITICAL"
     for mode in ("queue", "workers"):
         answer = check(gm, mode, "-f", "re*")
