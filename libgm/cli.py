@@ -123,12 +123,21 @@ def arguments(doc: str, found: dict, operands: list[str], dashes: bool, command:
     try:
         args = docopt.docopt(doc, ordered + operands, help=False, options_first=command)
     except docopt.DocoptExit:
-        raise Usage("usage: " + " ".join(usage.split())) from None
+        raise Usage(amiss(usage, [word for word in operands if word != "--"]) + "usage: " + " ".join(usage.split())) from None
     if (args.get("FUNCTION") or "").startswith("-"):
         raise Usage(f"FUNCTION: begins with -: {args['FUNCTION']!r}")
     if more:
         args[usage.rpartition("...")[0].replace("[", " ").split()[-1]] += more
     return args
+
+
+def amiss(usage: str, operands: list[str]) -> str:
+    """The beginning of a message about operands: the first that is missing, or that there is one too many."""
+    names = [name for name in usage.split()[2:] if name != "[--]"]   # without the tool's and [options]
+    wanted = [name for name in names if "[" not in name and "]" not in name]
+    if len(operands) < len(wanted):
+        return f"{wanted[len(operands)]} is missing: "
+    return f"unexpected operand {operands[len(names)]!r}: " if len(operands) > len(names) else ""
 
 
 def options(doc: str) -> dict[str, tuple[str, bool]]:

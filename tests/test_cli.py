@@ -114,8 +114,10 @@ def test_wrong_options(tool, args, text):
 
 def test_wrong_operands_show_the_usage(tool):
     tool(usage="FUNCTION")
-    for args in [], ["a", "b"]:
-        assert tool.refused(*args) == "usage: gm-x [options] FUNCTION"
+    assert tool.refused() == "FUNCTION is missing: usage: gm-x [options] FUNCTION"
+    assert tool.refused("a", "b") == "unexpected operand 'b': usage: gm-x [options] FUNCTION"
+    tool(usage="[--] [FUNCTION]")
+    assert tool.refused("a", "b") == "unexpected operand 'b': usage: gm-x [options] [--] [FUNCTION]"
 
 
 def test_a_name_does_not_begin_with_a_dash(tool):
@@ -142,7 +144,8 @@ def test_what_follows_function_belongs_to_command(tool, args, argument):
 @pytest.mark.parametrize("args", [[], ["f"], ["f", "--"], ["--", "f"], ["--"]], ids=str)
 def test_command_is_missing(tool, args):
     text = tool(usage="FUNCTION [--] COMMAND [ARG...]", command=True).refused(*args)
-    assert text == "usage: gm-x [options] FUNCTION [--] COMMAND [ARG...]"
+    missing = "COMMAND" if "f" in args else "FUNCTION"
+    assert text == f"{missing} is missing: usage: gm-x [options] FUNCTION [--] COMMAND [ARG...]"
 
 
 def test_help_and_version_need_nothing_else(tool, tmp_path):
