@@ -92,6 +92,11 @@ def check_tls(program: str, options: list[str]) -> None:
                             "put stunnel in front of it")
 
 
+def endpoint(listen: str, port: int) -> str:
+    """Where it listens, as a client's --server has it."""
+    return f"[{listen}]:{port}" if ":" in listen else f"{listen}:{port}"
+
+
 def check_port(listen: str, port: int) -> None:
     """That gearmand will be able to listen: it tries in silence for 22 seconds. Raises Unavailable."""
     import socket
@@ -105,7 +110,7 @@ def check_port(listen: str, port: int) -> None:
                 probe.bind(address)
     except OSError as error:
         another = ": another gearmand? Debian starts one: systemctl disable --now gearman-job-server"
-        raise Unavailable(f"{listen}:{port}: cannot listen: {(error.strerror or str(error)).lower()}" +
+        raise Unavailable(f"{endpoint(listen, port)}: cannot listen: {(error.strerror or str(error)).lower()}" +
                           (another if error.errno == errno.EADDRINUSE else "")) from None
 
 
@@ -127,8 +132,8 @@ def lock(store: str) -> int:
     return fd
 
 
-def prepare(store: str) -> int:
-    """Make the store, or mend it; returns how many jobs were repaired. Raises Unavailable."""
+def prepare(store: str) -> tuple[int, int]:
+    """Make the store, or mend it; returns how many jobs are in it, and were repaired. Raises Unavailable."""
     import sqlite3
     path = os.path.realpath(store)
     try:
@@ -158,11 +163,12 @@ def prepare(store: str) -> int:
         database.close()
 
 
-def repair(database) -> int:
-    """Mend the rows that gearmand would not start on, in one transaction; returns how many."""
+def repair(database) -> tuple[int, int]:
+    """Mend the rows that gearmand would not start on, in one transaction; returns how many jobs there are, and were mended."""
     there = {row[1] for row in database.execute("PRAGMA table_info(gearman_queue)")}
     cures = [cure for cure in CURES if cure[0] in there]
     database.execute("BEGIN IMMEDIATE")
+    jobs = database.execute("SELECT count(*) FROM gearman_queue").fetchone()[0] if there else 0
     repaired = 0
     if cures:
         wrong = " OR ".join(f"typeof({column}) <> '{kind}'" for column, kind, _ in cures)
@@ -170,7 +176,7 @@ def repair(database) -> int:
                           for column, kind, value in cures)
         repaired = database.execute(f"UPDATE gearman_queue SET {right} WHERE {wrong}").rowcount
     database.execute("COMMIT")
-    return repaired
+    return jobs, repaired
 
 
 def command(program: str, store: str, listen: str, port: int, options: list[str]) -> list[str]:

@@ -44,6 +44,11 @@ def refused(gm, *args, status) -> bytes:
     return result.err
 
 
+def starting(server, jobs: int) -> bytes:
+    """The line with which gm-server starts."""
+    return f"gm-server: {server.server}: starting gearmand, its queue in {server.store}: {jobs} jobs\n".encode()
+
+
 def test_jobs_survive_kill_9(gm, gearmand, tmp_path):
     payloads = [b"%d \xff\0" % n for n in range(50)]
     for payload in payloads:
@@ -59,9 +64,9 @@ def test_jobs_survive_kill_9(gm, gearmand, tmp_path):
 def test_stops_in_order_on_sigterm(gearmand):
     submit(gearmand.gm, gearmand, "f", b"x")
     assert gearmand.stop() == 0
-    assert gearmand.process.err_path.read_bytes() == b""
+    assert gearmand.process.err_path.read_bytes() == starting(gearmand, 0)
     gearmand.start()
-    assert gearmand.waiting(b"f") == 1
+    assert gearmand.waiting(b"f") == 1 and gearmand.process.err_path.read_bytes() == starting(gearmand, 1)
 
 
 def test_it_is_gearmand_itself_that_runs(gearmand):
@@ -111,14 +116,14 @@ def test_store_with_an_empty_payload_starts_again(gm, gearmand, tmp_path):
     assert b"failed to reload queue" in plain.err_path.read_bytes()
 
     gearmand.start()
-    said = gearmand.process.err_path.read_bytes()
-    assert said.startswith(b"gm-server: ") and said.rstrip().endswith(b": 1")
+    said, start = gearmand.process.err_path.read_bytes().splitlines(True)
+    assert said.startswith(b"gm-server: ") and said.rstrip().endswith(b": 1") and start == starting(gearmand, 2)
     assert gearmand.waiting(b"f") == 2
     work(gm, gearmand, "f", 2)
     assert (tmp_path / "done").read_bytes() == b"full"
     gearmand.stop()
     gearmand.start()
-    assert gearmand.process.err_path.read_bytes() == b""
+    assert gearmand.process.err_path.read_bytes() == starting(gearmand, 0)
 
 
 @pytest.mark.parametrize("column, value", [
@@ -129,7 +134,7 @@ def test_rows_that_gearmand_does_not_start_on_are_repaired(gm, gearmand, tmp_pat
     gearmand.stop()
     query(gearmand.store, f"UPDATE gearman_queue SET {column} = ?", value)
     gearmand.start()
-    assert gearmand.process.err_path.read_bytes().rstrip().endswith(b": 1")
+    assert gearmand.process.err_path.read_bytes().splitlines()[0].endswith(b": 1")
     work(gm, gearmand, "f", 1)
     assert (tmp_path / "done").read_bytes() == (b"" if (column, value) == ("data", None) else b"text")
 
@@ -162,7 +167,7 @@ def test_other_options_reach_gearmand(gm, new_gearmand, tmp_path):
     submit(gm, server, "f", b"x")
     assert b"H:here:" in server.admin(b"show jobs\n")
     assert b"Starting up" in log.read_bytes()
-    assert server.process.err_path.read_bytes() == b""
+    assert server.process.err_path.read_bytes() == starting(server, 0)
 
 
 def test_option_unknown_to_gearmand_is_reported_by_it(gm, tmp_path):
@@ -235,8 +240,9 @@ def answers(address, port) -> bool:
 
 def test_listens_on_ipv6(gm, tmp_path):
     port = free_port()
-    gm.start("gm-server", f"--store={tmp_path}/s.db", "--listen=::1", f"--port={port}")
+    server = gm.start("gm-server", f"--store={tmp_path}/s.db", "--listen=::1", f"--port={port}")
     until(lambda: answers("::1", port))
+    assert server.err_path.read_bytes().startswith(b"gm-server: [::1]:%d: starting gearmand" % port)
 
 
 def test_default_store(gm, tmp_path):
