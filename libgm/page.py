@@ -9,6 +9,7 @@ from .lines import safe
 from .units import age, epoch
 
 PAYLOAD = 4096   # bytes of a payload that are shown
+LOST = "journalctl -k, or dmesg, on its host: was memory short?"   # what killed a worker can only be known there
 
 
 def render(record: dict, data: bytes, history: list[dict]) -> bytes:
@@ -21,9 +22,10 @@ def render(record: dict, data: bytes, history: list[dict]) -> bytes:
         return "" if record[name] is None else f"{record[name]} ({age(abs(now - epoch(record[name])))} " + \
             ("ago)" if epoch(record[name]) <= now else "from now)")
     ended = record["signal"] or ("" if record["exit"] is None else f"exit status {record['exit']}")
+    look = LOST if record["reason"] == "lost" and not record["error"].startswith("released") else ""
     lines = [f"job {record['id']}, revision {record['revision']}: {record['state']}, {record['reason']}", ""]
     for name, value in (("function", shown(record, "function")), ("unique", shown(record, "unique")),
-                        ("priority", record["priority"]), ("error", record["error"]), ("ended with", ended),
+                        ("priority", record["priority"]), ("error", record["error"]), ("look at", look), ("ended with", ended),
                         ("attempts", record["attempts"]), ("requeues", record["requeues"]),
                         ("first failed", at("first_failed")), ("last failed", at("last_failed")), ("due", at("due")),
                         ("server", f"{record['server'] or ''} {record['handle'] or ''}".strip()),

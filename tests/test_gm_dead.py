@@ -125,6 +125,13 @@ def test_page_of_one_job(gm, die):
     assert '"photo": "a.jpg"' in shown and "exit status 7" in shown and "  first\n  last" in shown
 
 
+def test_page_of_a_job_that_took_its_worker_says_where_to_look(gm, gearmand):
+    gm("gm-submit", "-q", "f", input=b"x\n")
+    gm("gm-work", "--until-empty", "--tries=1", "f", "--", "sh", "-c", "kill -9 $PPID")
+    shown = terminal(gm, "gm-dead", "1")
+    assert "its worker died with it" in shown and "journalctl -k" in shown
+
+
 def test_empty_listing_on_a_terminal_says_where_it_looked(gm, die, tmp_path):
     die("f", b"1\n")
     gm("gm-drop", "1")
