@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from . import job, quarantine
+from . import audit, job, quarantine
 from .cli import warn
 from .errors import NO, OK, BadRecord, Error, Strict
 from .lines import Input, Output, ReaderGone, records, stdin_or_usage
@@ -76,7 +76,7 @@ class Bury:
                     ident, revision = self.store.execute("SELECT id, revision FROM job WHERE key = ?",
                                                          (values["key"],)).fetchone()
                     buried.append({**values, "id": ident, "revision": revision})
-            quarantine.write_down(self.store, "bury", buried)
+            audit.write_down(self.store, "bury", buried)
         self.done += len(buried)
         self.progress.add(len(batch))
         for found in buried:

@@ -1,11 +1,10 @@
-"""The jobs in the quarantine file: setting aside, selecting, claiming, removing, and who did it."""
+"""The jobs in the quarantine file: setting aside, selecting, claiming what is due, removing."""
 
 from __future__ import annotations
 
 import os
 import time
 from functools import lru_cache
-from operator import itemgetter
 
 from . import job
 from .errors import BadRecord
@@ -115,7 +114,7 @@ def delayed(store: Store, function: bytes) -> tuple[int, float | None]:
     return store.rows("SELECT count(*), min(due) FROM job WHERE state = 'delayed' AND function = ?", (text(function),))[0]
 
 
-# ---- claims: the row is marked as being sent, sent, and removed where it still is what was sent
+# ---- claims: the row is marked as being sent, sent, and removed where it still is what was sent; a requeue's: claims.py
 
 
 def void_dead_claims(store: Store) -> None:
@@ -149,39 +148,11 @@ def claim_due(store: Store, servers: str, now: float, horizon: float, limit: int
     return claimed
 
 
-def claim(store: Store, claims: list[tuple[int, str]]) -> None:
-    """Claim rows for a requeue, each an (id, nonce it is sent under), within a transaction of the caller's.
-
-    A nonce outlives its claim: what a dead process may have sent already merges with what is sent under it again.
-    """
-    store.execute_many("UPDATE job SET claim = ?, nonce = ? WHERE id = ?",
-                         [(store.process, nonce, ident) for ident, nonce in claims])
-
-
-def claimed(store: Store) -> set[tuple[int, int]]:
-    """(id, revision) of each row that this process has claimed and that has not died again since."""
-    return set(store.rows("SELECT id, revision FROM job WHERE claim = ?", (store.process,)))
-
-
-def forget_nonces(store: Store, idents: list[int]) -> None:
-    """Give back claims of what was not sent, or has ended: its nonce is of no more use."""
-    with store.transaction(durable=False):
-        store.execute_many("UPDATE job SET claim = NULL, nonce = NULL WHERE id = ? AND claim = ?",
-                             [(ident, store.process) for ident in idents])
-
-
 def unclaim(store: Store, idents: list[int]) -> None:
     """Give claims of this process back: what they were for did not happen."""
     with store.transaction(durable=False):
         store.execute_many("UPDATE job SET claim = NULL WHERE id = ? AND claim = ?",
                              [(ident, store.process) for ident in idents])
-
-
-def unclaim_all(store: Store) -> None:
-    """Give back every claim of this process; what was sent under a nonce and not acknowledged keeps that."""
-    if claimed(store):
-        with store.transaction(durable=False):
-            store.execute("UPDATE job SET claim = NULL WHERE claim = ?", (store.process,))
 
 
 def remove_released(store: Store, released: list[dict]) -> None:
@@ -194,29 +165,6 @@ def remove_released(store: Store, released: list[dict]) -> None:
 def remove(store: Store, rows: list[dict]) -> None:
     """Remove rows, within a transaction in which they were found to be what is to go."""
     store.execute_many("DELETE FROM job WHERE id = ?", [(found["id"],) for found in rows])
-
-
-def write_down(store: Store, action: str, rows: list[dict]) -> None:
-    """Who did it, to what, for gm-history; within the transaction that does it. rows: by COLUMNS, and `edited`."""
-    of_job = itemgetter("id", "revision", "key", "function", "unique_", "reason", "error", "fingerprint")
-    who = (int(time.time()), action, user(), os.uname().nodename)
-    entries = [(*who, *of_job(found), bool(found.get("edited"))) for found in rows]
-    columns = "time, action, user, host, job, revision, key, function, unique_, reason, error, fingerprint, edited"
-    if store.version < 2:
-        columns, entries = columns.removesuffix(", edited"), [entry[:-1] for entry in entries]
-    store.execute_many(f"INSERT INTO audit ({columns}) VALUES ({', '.join('?' * (columns.count(',') + 1))})", entries)
-
-
-@lru_cache(None)
-def user() -> str:
-    """Who acts: the login name, with the one behind sudo in front."""
-    import pwd
-    try:
-        name = pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        name = str(os.getuid())
-    behind = os.environ.get("SUDO_USER")
-    return f"{behind}/{name}" if behind and behind != name else name
 
 
 def portable(values: dict, coded: bool = False) -> dict:

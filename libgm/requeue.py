@@ -5,21 +5,49 @@ from __future__ import annotations
 import os
 import time
 
-from . import job, quarantine
-from .action import BATCH_BYTES, Action, Item
+from . import audit, claims, job
+from .action import Action, Item
+from .behind import Behind
 from .cli import warn
 from .errors import BadRecord, Error
 from .store import raw
 
 WINDOW = 64   # jobs that are waited for at once
+COLUMNS = ("id", "revision", "key", "function", "unique_", "priority", "reason", "error", "requeues", "first_failed",
+           "fingerprint", "claim", "nonce", "payload_file", "data")
+
+
+class Sending:
+    """A job on its way: its row, what is sent of it under which names, and what came of that."""
+
+    __slots__ = ("values", *COLUMNS, "edited", "to", "level", "payload", "wire", "handle", "server", "result", "seconds")
+
+    def __init__(self, values: tuple):
+        self.values = values
+        (self.id, self.revision, self.key, self.function, self.unique_, self.priority, self.reason, self.error, self.requeues,
+         self.first_failed, self.fingerprint, self.claim, self.nonce, self.payload_file, self.data) = values
+        self.result = None
+
+    def row(self) -> dict:
+        return {**dict(zip(COLUMNS, self.values)), "edited": self.edited}
+
+    def shown(self) -> dict:
+        """The record of it."""
+        shown: dict = {"id": self.id, "revision": self.revision}
+        job.put(shown, "function", self.to)
+        job.put(shown, "unique", raw(self.unique_))
+        shown.update(handle=self.handle.decode("utf-8", "replace"), server=str(self.server))
+        if self.result is not None:
+            job.put(shown, "result", self.result)
+            shown["duration"] = round(self.seconds, 6)
+        return shown
 
 
 class Requeue(Action):
     """Resumable after a crash at any point. rate: jobs a second, at most. wait: a job leaves only when it is done."""
 
     done_to = "sent back"
-    columns = ("id", "revision", "key", "function", "unique_", "priority", "reason", "error", "requeues", "first_failed",
-               "fingerprint", "claim", "nonce", "payload_file", "data")
+    columns = COLUMNS
 
     def __init__(self, path: str, servers: list, edit: bool, plain: bool, wait: bool, rate: float | None, strict: bool,
                  quiet: bool):
@@ -34,7 +62,8 @@ class Requeue(Action):
         self.made = os.urandom(6).hex()   # begins the nonces of this run
         self.next = 0.0      # time.monotonic() from which the rate allows more
         self.again = 0       # jobs that an earlier requeue may have sent
-        self.sent: list[dict] = []
+        self.sent: list[Sending] = []   # and acknowledged (with --wait: done), and still in the file
+        self.behind = Behind()
 
     def process(self, batch: list[Item]) -> int:
         if self.submitter is None:
@@ -42,20 +71,22 @@ class Requeue(Action):
             self.submitter = Submitter(self.servers, wait=self.wait, window=WINDOW if self.wait else 1000,
                                        on_accept=self.accepted, on_refuse=self.refused, on_result=self.ended)
         self.pace()
+        self.removed()
         claimed, used = self.claim(batch)
         if self.rate:
             self.next = max(self.next, time.monotonic()) + len(claimed) / self.rate
+        self.begin_to_remove()   # what was acknowledged so far, while these are sent and the next are read
         try:
             while claimed:
                 found = claimed[-1]
-                self.submitter.submit(found["to"], found["wire"], found["payload"], found["as"], found)
+                self.submitter.submit(found.to, found.wire, found.payload, found.level, found)
                 claimed.pop()
             if self.rate and not self.wait:
-                self.submitter.finish()
-        finally:
-            self.remove()   # the rest is acknowledged while the next are claimed
-            if claimed:
-                quarantine.forget_nonces(self.store, [found["id"] for found in claimed[:-1]])
+                self.settle()
+        except BaseException:
+            self.remove()
+            claims.forget_nonces(self.store, [found.id for found in claimed[:-1]])
+            raise
         return used
 
     def pace(self) -> None:
@@ -66,50 +97,49 @@ class Requeue(Action):
             else:
                 time.sleep(max(0.0, self.next - time.monotonic()))
 
-    def claim(self, batch: list[Item]) -> tuple[list[dict], int]:
-        """The rows of the first items that fit in a transaction, claimed, the last first; how many items that were.
+    def claim(self, batch: list[Item]) -> tuple[list[Sending], int]:
+        """The jobs of the first items that fit in a transaction, claimed, the last first; how many items that were.
 
         Not durable: where the power fails, and the claim is lost, a job may be sent twice.
         """
-        claimed, size, used = {}, 0, 0
+        claimed, used = {}, 0
         with self.store.transaction(durable=False):
-            for used, item in enumerate(batch, 1):
-                found = None if item.ident in claimed else self.find(item)
-                # where another process is sending it, the work is shared
-                if found is not None and found["claim"] != self.store.process and not self.claimed_elsewhere(found):
-                    try:
-                        self.prepare(item, found)
-                        claimed[item.ident] = found
-                        size += len(found["payload"])
-                    except BadRecord as error:
-                        self.report(f"{item}: {error}")
-                if size > BATCH_BYTES or self.stopped:
+            for used, (item, values) in enumerate(self.look_up(batch), 1):
+                if item.ident not in claimed and self.is_meant(item, values):
+                    found = Sending(values)
+                    # where another process is sending it, the work is shared
+                    if found.claim is None or not self.store.lives(found.claim):
+                        try:
+                            self.prepare(item, found)
+                            claimed[item.ident] = found
+                        except BadRecord as error:
+                            self.report(f"{item}: {error}")
+                if self.stopped:
                     break
-            quarantine.claim(self.store, [(found["id"], found["nonce"]) for found in claimed.values()])
+            for nonce, sendings in by_nonce(claimed.values()).items():
+                claims.claim(self.store, nonce, [found.id for found in sendings])
         return list(claimed.values())[::-1], used
 
-    def prepare(self, item: Item, found: dict) -> None:
-        """Add to a row what is to be sent: to (function), as (priority), payload, wire (unique), nonce; and whether it
-        was edited. Raises BadRecord."""
-        function, data, priority, found["edited"] = self.content(item, found)
-        tag = f".{job.digest(8, function, data, priority.encode()) if found['edited'] else ''}{self.how}"
-        self.again += found["nonce"] is not None
-        if not (found["nonce"] or "").endswith(tag):
-            found["nonce"] = f"{self.made}-{found['id']}-{found['revision']}{tag}"
+    def prepare(self, item: Item, found: Sending) -> None:
+        """Settle what is to be sent. Raises BadRecord."""
+        found.to, data, found.level, found.edited = self.content(item, found)
+        tag = f".{job.digest(8, found.to, data, found.level.encode()) if found.edited else ''}{self.how}"
+        self.again += found.nonce is not None
+        if not (found.nonce or "").endswith(tag):
+            found.nonce = f"{self.made}-{found.revision}{tag}"
         if self.plain:
-            found["payload"] = data
+            found.payload = data
         else:
-            found["payload"] = job.wrap(job.Envelope(found["key"], raw(found["unique_"]), 0, found["requeues"] + 1,
-                                                     found["first_failed"], priority), data)
-        found["wire"] = job.wire_unique(function, found["key"], "requeue", found["nonce"]) + job.WAITED * self.wait
-        found["to"], found["as"] = function, priority
+            found.payload = job.wrap(job.Envelope(found.key, raw(found.unique_), 0, found.requeues + 1, found.first_failed,
+                                                  found.level), data)
+        found.wire = job.wire_unique(found.to, found.key, "requeue", found.nonce) + job.WAITED * self.wait
 
-    def content(self, item: Item, found: dict) -> tuple[bytes, bytes, str, bool]:
+    def content(self, item: Item, found: Sending) -> tuple[bytes, bytes, str, bool]:
         """(function, data, priority) to send, the file's, or with --edit the record's; whether they differ. Raises BadRecord."""
-        kept = raw(found["function"]), raw(found["data"]), found["priority"]
-        if found["payload_file"]:
-            raise BadRecord(f"its payload is too large for a worker: it stands in {found['payload_file']}")
-        wanted = kept if item.record is None else self.given(item.record, kept)
+        kept = raw(found.function), raw(found.data), found.priority
+        if found.payload_file:
+            raise BadRecord(f"its payload is too large for a worker: it stands in {found.payload_file}")
+        wanted = kept if item.record is None or shows(item.record, found) else given(item.record, kept)
         if wanted != kept:
             if not self.edit:
                 differs = [name for name, mine, theirs in zip(("function", "data", "priority"), kept, wanted) if mine != theirs]
@@ -121,56 +151,61 @@ class Requeue(Action):
             raise BadRecord("an empty payload stops gearmand from starting again: not sent")
         return (*wanted, wanted != kept)
 
-    def given(self, record: dict, kept: tuple[bytes, bytes, str]) -> tuple[bytes, bytes, str]:
-        """The same of a record; what it does not have is as it is kept. Raises BadRecord."""
-        function, data = job.get(record, "function"), job.get(record, "data")
-        return (kept[0] if function is None else function, kept[1] if data is None else data,
-                record.get("priority") or kept[2])
-
-    def accepted(self, found: dict, handle: bytes, server) -> None:
-        found["new_handle"], found["new_server"] = handle, str(server)
+    def accepted(self, found: Sending, handle: bytes, server) -> None:
+        found.handle, found.server = handle, server
         if not self.wait:
             self.sent.append(found)
 
-    def refused(self, found: dict, error: Error) -> None:
-        self.report(f"{found['id']}: {error}")
-        quarantine.forget_nonces(self.store, [found["id"]])
+    def refused(self, found: Sending, error: Error) -> None:
+        self.report(f"{found.id}: {error}")
+        self.removed()
+        claims.forget_nonces(self.store, [found.id])
 
-    def ended(self, found: dict, ok: bool, result: bytes, warning: bytes, seconds: float) -> None:
+    def ended(self, found: Sending, ok: bool, result: bytes, warning: bytes, seconds: float) -> None:
         """With --wait: it is done, or has failed and stays."""
         if ok:
-            job.put(found, "result", result)
-            found["duration"] = round(seconds, 6)
+            found.result, found.seconds = result, seconds
             self.sent.append(found)
             self.remove()
             self.output.flush()
             return
         from .policy import last_line
-        quarantine.forget_nonces(self.store, [found["id"]])
-        self.report(f"{found['id']}: failed: {last_line(warning) or 'its worker does not say why'}: it stays in quarantine")
+        claims.forget_nonces(self.store, [found.id])
+        self.report(f"{found.id}: failed: {last_line(warning) or 'its worker does not say why'}: it stays in quarantine")
+
+    # ---- out of the file
 
     def remove(self) -> None:
-        """Take out what a server has acknowledged (with --wait: has done), where it still is what was sent."""
+        """Take out what is sent, and wait for it."""
+        self.removed()
+        self.begin_to_remove()
+        self.removed()
+
+    def begin_to_remove(self) -> None:
+        """Let what is sent be taken out behind; nobody touches the file before removed()."""
         sent, self.sent = self.sent, []
-        if not sent:
-            return
+        if sent:
+            self.behind.begin(self.take_out, sent)
+
+    def take_out(self, sent: list[Sending]) -> tuple[list[Sending], set[int]]:
+        """Remove what still is what was sent; (all of it, the ids of what was removed)."""
+        still: set[int] = set()
         with self.store.transaction():
-            still = quarantine.claimed(self.store)
-            quarantine.write_down(self.store, "requeue", sent)
-            quarantine.remove(self.store, [found for found in sent if (found["id"], found["revision"]) in still])
+            for nonce, sendings in by_nonce(sent).items():
+                still |= claims.remove(self.store, nonce, [found.id for found in sendings], sendings[0].edited)
+            again = [found for found in sent if found.id not in still]
+            audit.write_down(self.store, "requeue", [found.row() for found in again])
+        return sent, still
+
+    def removed(self) -> None:
+        """Wait for what is being taken out, and tell of it."""
+        sent, still = self.behind.end() or ((), ())
         self.done += len(sent)
         for found in sent:
-            if (found["id"], found["revision"]) not in still:
-                self.report(f"{found['id']}: was sent, but failed again meanwhile: the newer failure stays")
-                continue
-            if self.quiet:
-                continue
-            shown: dict = {"id": found["id"], "revision": found["revision"]}
-            job.put(shown, "function", found["to"])
-            job.put(shown, "unique", raw(found["unique_"]))
-            shown.update(handle=found["new_handle"].decode("utf-8", "replace"), server=found["new_server"])
-            shown.update((name, found[name]) for name in ("result", "result_b64", "duration") if name in found)
-            self.output.emit(shown)
+            if found.id not in still:
+                self.report(f"{found.id}: was sent, but failed again meanwhile: the newer failure stays")
+            elif not self.quiet:
+                self.output.emit(found.shown())
 
     def flush(self) -> None:
         """Before a wait for input: what is being waited for comes first."""
@@ -186,8 +221,30 @@ class Requeue(Action):
                 self.remove()
 
     def end(self) -> None:
+        self.remove()
         if self.again:
             warn(f"{self.again} of these jobs may run twice: an earlier gm-requeue that did not end may have sent them")
-        quarantine.unclaim_all(self.store)
+        claims.give_back_all(self.store)
         if self.submitter:
             self.submitter.close()
+
+
+def by_nonce(sendings) -> dict[str, list[Sending]]:
+    """Sendings by the nonce they go under: all that are sent as they are, at one revision, have the same."""
+    found: dict[str, list[Sending]] = {}
+    for sending in sendings:
+        found.setdefault(sending.nonce, []).append(sending)
+    return found
+
+
+def shows(record: dict, found: Sending) -> bool:
+    """Whether a record has what the file has, at a glance: where it is False, given() tells."""
+    return (record.get("data") == found.data and record.get("function") == found.function
+            and record.get("priority") == found.priority and "data_b64" not in record and "function_b64" not in record)
+
+
+def given(record: dict, kept: tuple[bytes, bytes, str]) -> tuple[bytes, bytes, str]:
+    """(function, data, priority) of a record; what it does not have is as it is kept. Raises BadRecord."""
+    function, data = job.get(record, "function"), job.get(record, "data")
+    return (kept[0] if function is None else function, kept[1] if data is None else data,
+            record.get("priority") or kept[2])

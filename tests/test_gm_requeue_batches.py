@@ -1,0 +1,128 @@
+"""gm-requeue over several batches: one is taken out while the next is sent."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import sqlite3
+import time
+
+import pytest
+
+from test_gm_requeue import _file, bury, dead, idents, payloads
+
+JOBS = 6000   # three batches
+
+
+@pytest.fixture
+def listing(gm, memory_gearmand):
+    """A file of the records of JOBS dead jobs."""
+    bury(gm, [b"%d" % number for number in range(JOBS)])
+    return _file(gm, gm("gm-dead").out)
+
+
+def change(gm, *statements):
+    """Change the quarantine file behind everybody's back."""
+    db = sqlite3.connect(gm.env["GM_QUARANTINE"])
+    with db:
+        for statement in statements:
+            db.execute(statement)
+    db.close()
+
+
+def requeued(gm):
+    return [(entry["job"], entry["revision"], entry["error"]) for entry in gm("gm-history", "--action=requeue").records]
+
+
+@pytest.mark.slow
+def test_deaths_in_between_stay_whatever_batch_they_are_in(gm, memory_gearmand, listing):
+    """Each seventh job dies again between its claim and its removal; the history has what was sent, not the newer death."""
+    change(gm, "UPDATE job SET error = 'first'",
+           "CREATE TRIGGER again AFTER UPDATE OF claim ON job WHEN NEW.claim IS NOT NULL AND NEW.id % 7 = 0 BEGIN "
+           "UPDATE job SET revision = revision + 1, error = 'second', claim = NULL, nonce = NULL WHERE id = NEW.id; END")
+    result = gm("gm-requeue", input=listing.read_bytes(), status=1)
+    stayed = [number for number in range(1, JOBS + 1) if number % 7 == 0]
+    assert result.err.count(b"was sent, but failed again meanwhile") == len(stayed) == result.err.count(b"\n")
+    assert [(record["id"], record["revision"], record["error"], record["state"]) for record in gm("gm-dead").records] == \
+        [(ident, 2, "second", "dead") for ident in stayed]
+    assert sorted(record["id"] for record in result.records) == [n for n in range(1, JOBS + 1) if n % 7]
+    assert sorted(requeued(gm)) == [(ident, 1, "first") for ident in range(1, JOBS + 1)]
+    assert memory_gearmand.waiting(b"f") == JOBS
+
+
+@pytest.mark.slow
+def test_a_job_named_again_after_it_died_again_is_not_removed_by_its_first_sending(gm, memory_gearmand):
+    """By its bare id, in two batches: the second sending is of the newer death, and removes that alone."""
+    bury(gm, [b"x"] * 2001)
+    change(gm, "CREATE TRIGGER again AFTER UPDATE OF claim ON job WHEN NEW.claim IS NOT NULL AND NEW.id = 1 AND NEW.revision = 1 "
+               "BEGIN UPDATE job SET revision = 2, claim = NULL, nonce = NULL WHERE id = 1; END")
+    lines = b"".join(b"%d\n" % number for number in [*range(1, 2002), 1])
+    assert b"1: was sent, but failed again" in gm("gm-requeue", "-q", input=lines, status=1).err
+    assert idents(gm) == [] and memory_gearmand.waiting(b"f") == 2002   # one copy of each death
+    assert [entry[:2] for entry in requeued(gm) if entry[0] == 1] == [(1, 1), (1, 2)]
+
+
+@pytest.mark.slow
+def test_killed_anywhere_at_full_speed_all_is_sent_and_what_is_sent_again_merges(gm, memory_gearmand, listing):
+    dice, kills, copies = random.Random(5), 0, 0
+    for _ in range(12):
+        with open(listing, "rb") as records:
+            process = gm.start("gm-requeue", "-q", stdin=records)
+        time.sleep(dice.uniform(0.1, 0.5))
+        kills += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        waiting, left, written = memory_gearmand.waiting(b"f"), dead(gm), len(requeued(gm))
+        assert waiting + left >= JOBS and written == JOBS - left   # what is in neither place is lost
+        copies = max(copies, waiting + left - JOBS)
+    gm("gm-requeue", "-q", input=listing.read_bytes())
+    print(f"{kills} kills, at most {copies} jobs both sent and still there")
+    assert idents(gm) == [] and memory_gearmand.waiting(b"f") == JOBS
+    assert sorted(entry[0] for entry in requeued(gm)) == list(range(1, JOBS + 1))
+
+
+@pytest.mark.slow
+def test_two_at_full_speed_send_each_job_once(gm, memory_gearmand, listing):
+    both = []
+    for _ in range(2):
+        with open(listing, "rb") as records:
+            both.append(gm.start("gm-requeue", stdin=records))
+    assert [process.wait(60) for process in both] == [0, 0]
+    sent = [json.loads(line)["id"] for process in both for line in process.out_path.read_bytes().splitlines()]
+    assert sorted(sent) == list(range(1, JOBS + 1)) == sorted(entry[0] for entry in requeued(gm))
+    assert idents(gm) == [] and memory_gearmand.waiting(b"f") == JOBS
+
+
+@pytest.mark.slow
+def test_a_removal_that_fails_loses_nothing(gm, memory_gearmand, listing):
+    change(gm, "CREATE TRIGGER stop BEFORE DELETE ON job WHEN OLD.id = 3000 BEGIN SELECT raise(ABORT, 'the disk is full'); END")
+    result = gm("gm-requeue", "-q", input=listing.read_bytes(), status=111)
+    assert b"the disk is full" in result.err and b"jobs were sent back before that" in result.err
+    left = idents(gm)
+    assert 3000 in left and memory_gearmand.waiting(b"f") + len(left) >= JOBS and len(requeued(gm)) == JOBS - len(left)
+    assert {record["state"] for record in gm("gm-dead").records} == {"dead"}
+    change(gm, "DROP TRIGGER stop")
+    gm("gm-requeue", "-q", input=listing.read_bytes())
+    assert idents(gm) == [] and memory_gearmand.waiting(b"f") == JOBS and len(requeued(gm)) == JOBS
+
+
+def test_edits_and_what_is_sent_as_it_is_in_one_batch(gm, gearmand):
+    bury(gm, [b"%d" % number for number in range(60)])
+    records = gm("gm-dead").records
+    for record in records[::3]:
+        record["data"] += "!"
+    gm("gm-requeue", "-q", "--edit", input="\n".join(map(json.dumps, records)).encode())
+    assert idents(gm) == []
+    assert sorted(data for _, data in payloads(gm, gearmand).values()) == \
+        sorted(b"%d" % number + b"!" * (number % 3 == 0) for number in range(60))
+    entries = gm("gm-history", "--action=requeue").records
+    assert len(entries) == 60 and all(entry["edited"] == (entry["job"] % 3 == 1) for entry in entries)
+
+
+def test_a_file_that_nobody_has_migrated(gm, memory_gearmand):
+    bury(gm, [b"1", b"2"])
+    change(gm, "DROP INDEX audit_key", "DROP INDEX job_cause", "ALTER TABLE audit DROP COLUMN edited", "PRAGMA user_version = 1")
+    gm("gm-requeue", "-q", "1")
+    gm("gm-drop", "-q", "2")
+    assert idents(gm) == [] and [entry["action"] for entry in gm("gm-history", "--action=requeue").records] == ["requeue"]
