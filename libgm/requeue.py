@@ -59,7 +59,7 @@ class Requeue(Action):
             self.batch_jobs = max(1, min(self.batch_jobs, int(rate / 10)))   # no claim is held much longer than it takes
         self.how = "." + "plain" * plain + "wait" * wait   # what is sent under one nonce is the same
         self.submitter = None
-        self.made = os.urandom(6).hex()   # begins the nonces of this run
+        self.made, self.batches = os.urandom(6).hex(), 0   # make the nonces of this run: one for each batch
         self.next = 0.0      # time.monotonic() from which the rate allows more
         self.again = 0       # jobs that an earlier requeue may have sent
         self.sent: list[Sending] = []   # and acknowledged (with --wait: done), and still in the file
@@ -103,6 +103,7 @@ class Requeue(Action):
         Not durable: where the power fails, and the claim is lost, a job may be sent twice.
         """
         claimed, used = {}, 0
+        self.batches += 1   # a job that dies and is sent again travels under another unique than the copy that died
         with self.store.transaction(durable=False):
             for used, (item, values) in enumerate(self.look_up(batch), 1):
                 if item.ident not in claimed and self.is_meant(item, values):
@@ -126,7 +127,7 @@ class Requeue(Action):
         tag = f".{job.digest(8, found.to, data, found.level.encode()) if found.edited else ''}{self.how}"
         self.again += found.nonce is not None
         if not (found.nonce or "").endswith(tag):
-            found.nonce = f"{self.made}-{found.revision}{tag}"
+            found.nonce = f"{self.made}-{self.batches}{tag}"
         if self.plain:
             found.payload = data
         else:
@@ -230,7 +231,7 @@ class Requeue(Action):
 
 
 def by_nonce(sendings) -> dict[str, list[Sending]]:
-    """Sendings by the nonce they go under: all that are sent as they are, at one revision, have the same."""
+    """Sendings by the nonce they go under: all of a batch that are sent as they are have the same."""
     found: dict[str, list[Sending]] = {}
     for sending in sendings:
         found.setdefault(sending.nonce, []).append(sending)

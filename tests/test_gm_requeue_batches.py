@@ -6,9 +6,11 @@ import json
 import random
 import signal
 import sqlite3
+import subprocess
 import time
 
 import pytest
+from conftest import until
 
 from test_gm_requeue import _file, bury, dead, idents, payloads
 
@@ -49,6 +51,26 @@ def test_deaths_in_between_stay_whatever_batch_they_are_in(gm, memory_gearmand, 
     assert sorted(record["id"] for record in result.records) == [n for n in range(1, JOBS + 1) if n % 7]
     assert sorted(requeued(gm)) == [(ident, 1, "first") for ident in range(1, JOBS + 1)]
     assert memory_gearmand.waiting(b"f") == JOBS
+
+
+def test_a_job_that_dies_again_is_sent_under_another_name_by_the_same_run(gm, memory_gearmand):
+    """Its first copy, dead but not yet acknowledged, would swallow one of the same wire unique (rule 5)."""
+    bury(gm, [b"x"])
+    change(gm, "CREATE TABLE sent (nonce)",
+           "CREATE TRIGGER seen AFTER UPDATE OF nonce ON job WHEN NEW.nonce IS NOT NULL BEGIN INSERT INTO sent VALUES (NEW.nonce); END")
+    requeue = gm.start("gm-requeue", "-q", stdin=subprocess.PIPE)
+    requeue.stdin.write(b"1\n")
+    requeue.stdin.flush()
+    until(lambda: idents(gm) == [])
+    gm("gm-work", "-q", "--until-empty", "--tries=1", "f", "--", "false")
+    again, = idents(gm)
+    requeue.stdin.write(b"%d\n" % again)
+    requeue.stdin.close()
+    assert requeue.wait(20) == 0
+    db = sqlite3.connect(gm.env["GM_QUARANTINE"])
+    first, second = db.execute("SELECT nonce FROM sent").fetchall()
+    db.close()
+    assert first != second and memory_gearmand.waiting(b"f") == 1
 
 
 @pytest.mark.slow
