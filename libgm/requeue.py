@@ -220,6 +220,8 @@ class Requeue(Action):
                 self.submitter.finish()
             finally:
                 self.remove()
+        elif self.submitter and self.submitter.outstanding:
+            warn(f"{self.submitter.outstanding} jobs were waited for: they stay in quarantine, also those that a worker has begun")
 
     def end(self) -> None:
         self.remove()

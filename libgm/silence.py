@@ -6,14 +6,10 @@ from . import admin
 from .cli import warn
 
 
-def tell(servers: list, functions: set[bytes]) -> None:
-    """Say which of the functions have no worker on any of the servers, where one can tell."""
-    working: dict[bytes, int] = {}
-    answers = admin.ask_all(servers, lambda one: one.status(), report=lambda error: None)
-    for _, rows in answers:
-        for function, _, _, workers in rows:
-            working[function] = working.get(function, 0) + workers
-    for function in sorted(functions):
-        if answers and not working.get(function):
-            warn(f"{function.decode('utf-8', 'replace')}: waiting: no worker for it on " +
-                 ", ".join(str(server) for server, _ in answers))
+def tell(waited: set) -> None:
+    """Say which of waited, each a (server, function), have no worker; nothing of a server that does not say."""
+    servers = sorted({server for server, _ in waited})
+    for server, rows in admin.ask_all(servers, lambda one: one.status(), report=lambda error: None):
+        working = {function for function, _, _, workers in rows if workers}
+        for function in sorted(function for where, function in waited if where == server and function not in working):
+            warn(f"{function.decode('utf-8', 'replace')}: waiting: no worker for it on {server}")

@@ -104,7 +104,7 @@ class Submitter(Manager, GearmanClient):
     def __init__(self, servers: list, wait: bool = False, window: int = 1000, on_accept=lambda *_: None,
                  on_refuse=lambda *_: None, on_result=lambda *_: None):
         super().__init__(servers)
-        self.silent_at = time.monotonic() + SILENCE if wait else None
+        self.silent_at = time.monotonic() + SILENCE if wait else None   # None: nothing is to be told any more
         self.wait, self.window = wait, window
         self.on_accept, self.on_refuse, self.on_result = on_accept, on_refuse, on_result
         self.outstanding = self.bytes = self.unsent = 0
@@ -126,6 +126,8 @@ class Submitter(Manager, GearmanClient):
                 if not self.wait:
                     time.sleep(GATHER)
         request = Request(item, function, unique, data, priority, due)
+        if self.silent_at is not None and not self.outstanding:
+            self.silent_at = time.monotonic() + SILENCE   # nothing was waited for meanwhile
         self.outstanding += 1
         self.bytes += len(data)
         self._send(request)
@@ -220,11 +222,14 @@ class Submitter(Manager, GearmanClient):
         left = self.silent_at - time.monotonic()
         if left > 0:
             return left
+        waited = {(connection.server, request.function) for connection, handler in self.connection_to_handler_map.items()
+                  for requests in handler.running.values() for request in requests}
+        if not waited:
+            self.silent_at = time.monotonic() + SILENCE
+            return SILENCE
         self.silent_at = None
         from . import silence
-        silence.tell([connection.server for connection in self.connection_list],
-                     {request.function for handler in self.connection_to_handler_map.values()
-                      for requests in handler.running.values() for request in requests})
+        silence.tell(waited)
         return 0.0
 
     def lost(self, connection, error: ServerLost) -> None:

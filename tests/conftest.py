@@ -23,7 +23,8 @@ _claims: list[socket.socket] = []   # for the life of this process
 
 # What make check leaves out whole, to stay under a minute: pages, shells, other programs, faults and floods.
 SLOW_TESTS = {"test_reader_that_goes_away_ends_it_silently", "test_reader_of_events_goes_away", "test_two_at_once_share_the_work",
-              "test_a_slow_upload_is_no_silence", "test_a_server_that_restarts_after_a_long_rest_is_waited_for"}
+              "test_a_slow_upload_is_no_silence", "test_wait_says_that_nobody_works_and_goes_on_when_somebody_does",
+              "test_a_server_that_restarts_after_a_long_rest_is_waited_for"}
 SLOW = {"test_completions", "test_gm_collect", "test_gm_reap", "test_quarantine_file",
         "test_demo", "test_example_mail", "test_fuzz", "test_gm_blueox", "test_gm_check", "test_gm_collectd",
         "test_gm_syslog", "test_gm_tally", "test_gm_work_pipe", "test_injection", "test_job_of_death", "test_man", "test_promises",

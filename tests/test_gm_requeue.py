@@ -337,6 +337,7 @@ def test_an_interrupted_wait_gives_everything_back(gm, gearmand):
     assert {record["state"] for record in gm("gm-dead").records} == {"claimed"}
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130
+    assert process.err_path.read_bytes().startswith(b"gm-requeue: 3 jobs were waited for: they stay in quarantine")
     assert {record["state"] for record in gm("gm-dead").records} == {"dead"}
 
 

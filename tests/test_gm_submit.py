@@ -208,14 +208,18 @@ def test_wait_prints_results_as_they_finish(gm, gearmand):
     assert result.records[0]["result_b64"] == "c2xlcHQgMP8=" and result.records[0]["duration"] < result.records[1]["duration"]
 
 
-def test_wait_says_that_nobody_works_and_goes_on_when_somebody_does(gm, gearmand):
-    client = gm.start(SUBMIT, "--wait", "w", stdin=subprocess.PIPE)
+def test_wait_says_that_nobody_works_and_goes_on_when_somebody_does(gm, gearmand, new_gearmand):
+    both = [gearmand, new_gearmand("b.db")]
+    client = gm.start(SUBMIT, "--wait", "-s", ",".join(server.server for server in both), "w", stdin=subprocess.PIPE)
     client.stdin.write(b"1\n")
     client.stdin.close()
-    said = b"gm-submit: w: waiting: no worker for it on 127.0.0.1:%d\n" % gearmand.port
+    until(lambda: any(server.waiting(b"w") for server in both))
+    has, other = sorted(both, key=lambda server: -server.waiting(b"w"))
+    gm.start("gm-work", "-s", other.server, "w", "--", "cat")   # gearmand hands no job on to another
     until(client.err_path.read_bytes)
-    gm.start("gm-work", "w", "--", "cat")
-    assert client.wait(10) == 0 and client.err_path.read_bytes() == said
+    gm.start("gm-work", "-s", has.server, "w", "--", "cat")
+    assert client.wait(10) == 0
+    assert client.err_path.read_text() == f"gm-submit: w: waiting: no worker for it on {has.server}\n"
 
 
 def test_interrupted_while_it_waits_it_says_what_becomes_of_the_jobs(gm, gearmand):
