@@ -313,7 +313,7 @@ class Fate:
         """The seconds to pause, COMMAND not being fit to run. Raises CannotRun where nobody would mend it meanwhile: with
         --until-empty, when that did not help twice."""
         if self.settings.until_empty and self.unfit.times == 2:
-            raise CannotRun(why)
+            raise CannotRun(f"{why}: for the third time: ending, the jobs stay in the queue")
         return self.unfit.say(f"{why}: pausing")
 
     def emit(self, event: str, attempt: Attempt, attempts: int, outcome: Outcome, reason, error, delay=None) -> None:

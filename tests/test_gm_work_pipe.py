@@ -482,7 +482,7 @@ def test_jq_is_a_worker(gm, gearmand):
 def test_until_empty_ends_where_the_command_never_reads_a_job(gm, gearmand):
     gm("gm-submit", "-q", "f", input=b"1\n2\n")
     result = gm("gm-work", "--pipe", "--until-empty", "f", "--", "gm-python", "nosuch:handler", status=126)
-    assert result.err.splitlines()[-1].endswith(b"No module named 'nosuch'")
+    assert result.err.splitlines()[-1].endswith(b"No module named 'nosuch': for the third time: ending, the jobs stay in the queue")
     assert {event["event"] for event in result.records} == {"release"}
     until(lambda: gearmand.waiting(b"f") == 2)
     assert len(gm("gm-work", "--until-empty", "f", "--", "cat").records) == 2
