@@ -5,6 +5,7 @@ Each failure begins with the file to edit.
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -136,13 +137,18 @@ def test_lists_of_tools():
     same({name.removesuffix(".1") for name in PAGES if name.endswith(".1")}, TOOLS, "man/", "pages")
 
 
-def test_what_is_installed():
+def setup(*names: str) -> list:
+    """These attributes of what setup.py sets up."""
     script = ("import json, sys; from setuptools import Distribution; from distutils.core import run_setup; "
-              "made = run_setup('setup.py', stop_after='init'); print(json.dumps([made.scripts, made.data_files]))")
-    import json
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=ROOT, capture_output=True, text=True)
+              "made = run_setup('setup.py', stop_after='init'); "
+              "print(json.dumps([getattr(made, name) for name in sys.argv[1:]]))")
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script, *names], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, f"setup.py: {done.stderr}"
-    scripts, data = json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_what_is_installed():
+    scripts, data = setup("scripts", "data_files")
     same({Path(script).name for script in scripts}, TOOLS, "setup.py", "scripts")
     files = {Path(file).name for _, files in data for file in files}
     same(files & set(PAGES), PAGES, "setup.py", "man pages")
@@ -150,6 +156,25 @@ def test_what_is_installed():
          "setup.py", "completions")
     wanted = {str(path.relative_to(ROOT)) for path in ROOT.glob("contrib/*/*") if path.parent.name != "debian"}
     same({file for _, files in data for file in files if file.startswith("contrib/")}, wanted, "setup.py", "contrib")
+
+
+def test_dependencies():
+    """README gives the bounds and the reason of each; Debian's package the lower bounds of those that Debian has."""
+    needed, extras = setup("install_requires", "extras_require")
+    wanted = {(name, bounds, extra) for extra in ("", "check", "tally", "blueox", "demo", "bench")
+              for name, bounds in (re.match(r"([\w-]+)(.*)", each).groups() for each in (extras[extra] if extra else needed))}
+    table = re.search(r"^What it stands on\n-+\n\n(.*?)\n\n\n", (ROOT / "README").read_text("utf-8"), re.S | re.M)
+    assert table, "README: no heading What it stands on"
+    rows = re.findall(r"^    (\S+) +([<>=]\S+) +(?:\[(\w+)\] )?\S", table[1], re.M)
+
+    def lines(dependencies):   # setuptools has an order of its own
+        return [" ".join([name, *sorted(bounds.split(",")), extra]) for name, bounds, extra in dependencies]
+    same(lines(row for row in rows if row[0] != "python3"), lines(wanted), "README", "dependencies of setup.py")
+    control = (ROOT / "contrib/debian/control").read_text("utf-8")
+    for name, bounds, _ in wanted:
+        if name not in ("python3-gearman", "ddsketch", "pillow", "huey"):
+            debian = f"python3-{name.removeprefix('py')} (>= {re.search(r'>=([0-9.]+)', bounds)[1]})"
+            assert debian in control, f"contrib/debian/control: {debian} is missing"
 
 
 def test_cross_references():
