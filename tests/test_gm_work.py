@@ -161,6 +161,7 @@ def test_crash_tells_the_signal(gm, gearmand):
 def test_unknown_unfit_or_missing_command(gm, gearmand, tmp_path):
     gm(SUBMIT, "m", input=b"x\n")
     assert b"command not found" in gm(*EMPTY, "m", "--", "no-such-command", status=127).err
+    assert b"-j: options stand before FUNCTION" in gm(*EMPTY, "m", "-j", "4", "--", "cat", status=2).err
     (tmp_path / "plain").write_text("not a program")
     assert b"permission denied" in gm(*EMPTY, "m", "--", tmp_path / "plain", status=126).err
     assert gearmand.waiting(b"m") == 1
