@@ -47,8 +47,10 @@ def run(main, doc: str, command: bool = False, plugin: str | None = None) -> Non
     except KeyboardInterrupt:
         status = UNKNOWN if plugin else INTERRUPTED
     except ImportError as error:
-        status = fail(f"cannot import {error.name or error}: pip install gearmang{EXTRAS.get(error.name or '', '')}, "
-                      "or in a checkout: make venv && . .venv/bin/activate", NO)
+        extra = EXTRAS.get(error.name or "")
+        status = fail(f"cannot import {error.name or error}: " +
+                      (f"pip install 'gearmang{extra}', in a checkout '.{extra}'" if extra else
+                       "pip install gearmang, or in a checkout: make venv && . .venv/bin/activate"), NO)
     except Exception as error:
         if os.environ.get("GM_DEBUG"):
             raise

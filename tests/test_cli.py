@@ -288,4 +288,4 @@ def test_a_library_that_is_not_installed_is_told_with_its_cure(gm, tmp_path, arg
     result = gm(*args, env={"PYTHONPATH": str(tmp_path)}, status=3 if plugin else 1)
     said = result.out if plugin else result.err
     assert said.startswith(b"GEARMANG UNKNOWN - cannot import " if plugin else args[0].encode() + b": cannot import ")
-    assert f"{module}: pip install gearmang[{extra}]".encode() in said and said.count(b"\n") == 1
+    assert f"{module}: pip install 'gearmang[{extra}]', in a checkout '.[{extra}]'\n".encode() in said and said.count(b"\n") == 1
