@@ -61,7 +61,9 @@ class Submission:
             raise
         except Error as error:
             self.output.flush()
-            warn(f"{error}" + (f": {self.accepted} jobs were accepted before that" if self.accepted else ""))
+            unknown = self.submitter.outstanding if self.wait and self.submitter is not None else 0
+            warn(f"{error}" + (f": {self.accepted} jobs were accepted before that" if self.accepted else "") +
+                 (f": of {unknown} the result is not known" if unknown else ""))
             return error.status
         finally:
             self.progress.close()

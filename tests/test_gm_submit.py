@@ -233,6 +233,16 @@ def test_interrupted_while_it_waits_it_says_what_becomes_of_the_jobs(gm, gearman
     assert not gm("gm-work", "--until-empty", "w", "--", "cat").records
 
 
+def test_results_of_a_server_that_dies_are_not_known(gm, gearmand):
+    client = gm.start(SUBMIT, "--wait", "w", stdin=subprocess.PIPE, env={"GM_TIMEOUT": "0.2"})
+    client.stdin.write(b"1\n2\n")
+    client.stdin.close()
+    until(lambda: gearmand.waiting(b"w") == 2)
+    gearmand.kill()
+    assert client.wait(10) == 111
+    assert client.err_path.read_bytes().endswith(b": 2 jobs were accepted before that: of 2 the result is not known\n")
+
+
 def test_wait_takes_an_empty_payload_and_fails_when_a_job_does(gm, gearmand):
     gm.start("gm-work", "w", "--", "sh", "-c", "test -n \"$(cat)\" || { echo empty >&2; exit 1; }")
     result = gm(SUBMIT, "--wait", "w", input=b"\nx\n", status=1)
