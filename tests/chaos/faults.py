@@ -253,6 +253,26 @@ class Faults:
         for number in range(len(self.world.ports)):
             self.proxy(number, "pass")
 
+    def unheard(self) -> None:
+        """Jobs are sent back while no server can be reached, and who sends them dies before he knows."""
+        lines, waiting = self.world.listing(100), "SELECT count(*) FROM job WHERE state = 'dead' AND claim IS NULL"
+        before = self.world.rows("a", waiting)
+        self.note("network unheard")
+        for number in range(len(self.world.ports)):
+            self.proxy(number, "hold")
+        process = self.world.popen(["gm-requeue"], "gm-requeue", subprocess.PIPE)
+        process.stdin.write(b"".join(line + b"\n" for line in lines))
+        process.stdin.close()
+        until = time.monotonic() + 1.5
+        while lines and self.world.rows("a", waiting) == before and time.monotonic() < until:
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+        for mode in ("cut", "pass"):
+            for number in range(len(self.world.ports)):
+                self.proxy(number, mode)
+            time.sleep(0.05)
+
     def slow_requeue(self) -> None:
         """Acknowledgements arrive late, or a gm-requeue sleeps, while workers run what it has sent."""
         for pid in roles(self.world).get("gm-requeue", []):
