@@ -55,7 +55,7 @@ setup(
     packages=["libgm"],
     scripts=sorted(glob("bin/gm-*")),
     data_files=[(place, sorted(glob(files))) for place, files in places.items() if glob(files)],
-    # python3-gearman: libgm/wire.py replaces parts of 0.1 by their names; the others: below their next incompatible version
+    # python3-gearman: libgm/wire.py and manager.py replace parts of 0.1 by their names; the others: below their next incompatible version
     install_requires=["python3-gearman==0.1.*", "docopt>=0.6.2,<0.7", "tabulate>=0.8,<1", "tqdm>=4,<5"],
     extras_require={
         "check": check,

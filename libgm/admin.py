@@ -9,7 +9,8 @@ from python3_gearman.admin_client import GearmanAdminClient
 from python3_gearman.admin_client_handler import GearmanAdminClientCommandHandler
 
 from .errors import Unavailable
-from .wire import Handler, Manager, Server, ServerLost, timeout
+from .manager import Handler, Manager
+from .wire import Server, ServerLost, timeout
 
 SLACK = 0.25   # seconds over a server's limit, so that what it says itself of its trouble is not missed
 

@@ -131,23 +131,9 @@ class Envelope:
         self.key, self.unique, self.attempts = key, unique, attempts
         self.requeues, self.first_failed, self.priority = requeues, first_failed, priority
 
-    def record(self) -> dict:
-        """The envelope as a JSON object; fields at their defaults are left out, but attempts."""
-        fields: dict = {"attempts": self.attempts}
-        if self.key is not None:
-            fields["key"] = self.key
-        if self.unique is not None:
-            put(fields, "unique", self.unique)
-        if self.requeues:
-            fields["requeues"] = self.requeues
-        if self.first_failed is not None:
-            fields["first_failed"] = self.first_failed
-        if self.priority != "normal":
-            fields["priority"] = self.priority
-        return fields
-
     def line(self) -> str:
-        """record() as JSON in ASCII, written out: an encoder takes several times as long, for each job."""
+        """The envelope as a JSON object in ASCII; fields at their defaults are left out, but attempts. Written out, since an
+        encoder takes several times as long, for each job."""
         line = f'{{"attempts":{self.attempts}'
         if self.key is not None:
             line += f',"key":"{self.key}"'
@@ -163,6 +149,11 @@ class Envelope:
         if self.priority != "normal":
             line += f',"priority":"{self.priority}"'
         return line + "}"
+
+    def record(self) -> dict:
+        """line() as an object."""
+        import json
+        return json.loads(self.line())
 
     @classmethod
     def from_record(cls, fields: object) -> "Envelope":

@@ -1,4 +1,4 @@
-"""The jobs in the quarantine file: setting aside, selecting, claiming what is due, removing."""
+"""The jobs in the quarantine file: setting aside, selecting, removing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ COLUMNS = ("id", "revision", "state", "key", "function", "unique_", "priority", 
            "signal", "attempts", "requeues", "first_failed", "last_failed", "due", "servers", "server", "handle",
            "host", "fingerprint", "claim", "payload_file", "data")
 DIED = COLUMNS[2:22] + COLUMNS[23:]
-CLAIMED = 8 << 20   # bytes of payload that are claimed at once
 SET_ASIDE = (
     f"INSERT INTO job ({', '.join(DIED)}) VALUES ({', '.join(':' + name for name in DIED)}) "
     "ON CONFLICT (key) DO UPDATE SET revision = revision + 1, claim = NULL, nonce = NULL, "
@@ -112,54 +111,6 @@ def counts(store: Store) -> list[tuple[bytes, int, int]]:
 def delayed(store: Store, function: bytes) -> tuple[int, float | None]:
     """How many retries of a function wait for their time, and when the first of them is due (epoch seconds)."""
     return store.rows("SELECT count(*), min(due) FROM job WHERE state = 'delayed' AND function = ?", (text(function),))[0]
-
-
-# ---- claims: the row is marked as being sent, sent, and removed where it still is what was sent; a requeue's: claims.py
-
-
-def void_dead_claims(store: Store) -> None:
-    """Take back the claims of dead processes, within a transaction of the caller's. What they sent may arrive again."""
-    for process, in store.execute("SELECT DISTINCT claim FROM job WHERE claim IS NOT NULL").fetchall():
-        if not store.lives(process):
-            store.execute("UPDATE job SET claim = NULL WHERE claim = ?", (process,))
-
-
-def claim_due(store: Store, servers: str, now: float, horizon: float, limit: int = 200) -> list[dict]:
-    """Claim delayed retries of workers with the same server list that are due, or due beyond horizon (the clock stepped).
-
-    now, horizon: epoch seconds. Returns dicts by COLUMNS.
-    """
-    due = "state = 'delayed' AND servers = ? AND (due <= ? OR due > ?)"
-    if store.execute(f"SELECT 1 FROM job WHERE {due} LIMIT 1", (servers, now, horizon)).fetchone() is None:
-        return []
-    ours = store.process
-    with store.transaction():
-        void_dead_claims(store)
-        claimed, size = [], 0
-        cursor = store.execute(f"SELECT {', '.join(COLUMNS)} FROM job WHERE {due} AND claim IS NULL "
-                               "ORDER BY due LIMIT ?", (servers, now, horizon, limit))
-        for found in cursor:
-            claimed.append(dict(zip(COLUMNS, found)))
-            size += len(found[-1])
-            if size > CLAIMED:
-                break
-        cursor.close()
-        store.execute_many("UPDATE job SET claim = ? WHERE id = ?", [(ours, found["id"]) for found in claimed])
-    return claimed
-
-
-def unclaim(store: Store, idents: list[int]) -> None:
-    """Give claims of this process back: what they were for did not happen."""
-    with store.transaction(durable=False):
-        store.execute_many("UPDATE job SET claim = NULL WHERE id = ? AND claim = ?",
-                             [(ident, store.process) for ident in idents])
-
-
-def remove_released(store: Store, released: list[dict]) -> None:
-    """Remove delayed retries that a server has acknowledged; a row that has changed since stays."""
-    with store.transaction():
-        store.execute_many("DELETE FROM job WHERE id = ? AND revision = ? AND claim = ?",
-                             [(found["id"], found["revision"], store.process) for found in released])
 
 
 def remove(store: Store, rows: list[dict]) -> None:

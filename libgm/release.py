@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from . import job, quarantine
+from . import claims, job
 from .control import MEMORY, Control, Trouble, resident
 from .errors import Error
 from .store import Store, raw
@@ -17,7 +17,7 @@ def release_due(store: Store, settings) -> int:
     """Submit the delayed retries of workers with our server list that are due; how many. Claim, submit, remove."""
     from .submit import Submitter
     now = time.time()
-    claimed = quarantine.claim_due(store, settings.server_list, now, now + settings.max_delay + HORIZON_SLACK)
+    claimed = claims.claim_due(store, settings.server_list, now, now + settings.max_delay + HORIZON_SLACK)
     if not claimed:
         return 0
     accepted: list = []
@@ -34,8 +34,8 @@ def release_due(store: Store, settings) -> int:
         lost = error
     finally:
         submitter.close()
-    quarantine.remove_released(store, accepted)
-    quarantine.unclaim(store, [found["id"] for found in claimed])
+    claims.remove_released(store, accepted)
+    claims.give_back(store, [found["id"] for found in claimed])
     if lost or refused:
         raise lost or refused[0]
     return len(accepted)

@@ -85,7 +85,7 @@ class Requeue(Action):
                 self.settle()
         except BaseException:
             self.remove()
-            claims.forget_nonces(self.store, [found.id for found in claimed[:-1]])
+            claims.give_back(self.store, [found.id for found in claimed[:-1]])
             raise
         return used
 
@@ -160,7 +160,7 @@ class Requeue(Action):
     def refused(self, found: Sending, error: Error) -> None:
         self.report(f"{found.id}: {error}")
         self.removed()
-        claims.forget_nonces(self.store, [found.id])
+        claims.give_back(self.store, [found.id])
 
     def ended(self, found: Sending, ok: bool, result: bytes, warning: bytes, seconds: float) -> None:
         """With --wait: it is done, or has failed and stays."""
@@ -171,7 +171,7 @@ class Requeue(Action):
             self.output.flush()
             return
         from .policy import last_line
-        claims.forget_nonces(self.store, [found.id])
+        claims.give_back(self.store, [found.id])
         self.report(f"{found.id}: failed: {last_line(warning) or 'its worker does not say why'}: it stays in quarantine")
 
     # ---- out of the file
@@ -188,22 +188,22 @@ class Requeue(Action):
         if sent:
             self.behind.begin(self.take_out, sent)
 
-    def take_out(self, sent: list[Sending]) -> tuple[list[Sending], set[int]]:
-        """Remove what still is what was sent; (all of it, the ids of what was removed)."""
-        still: set[int] = set()
+    def take_out(self, sent: list[Sending]) -> tuple[list[Sending], set[Sending]]:
+        """Remove what still is what was sent; (all of it, what of it has died again and stays)."""
+        again: set[Sending] = set()
         with self.store.transaction():
             for nonce, sendings in by_nonce(sent).items():
-                still |= claims.remove(self.store, nonce, [found.id for found in sendings], sendings[0].edited)
-            again = [found for found in sent if found.id not in still]
-            audit.write_down(self.store, "requeue", [found.row() for found in again])
-        return sent, still
+                gone = claims.remove(self.store, nonce, [found.id for found in sendings], sendings[0].edited)
+                again.update(found for found in sendings if found.id not in gone)
+            audit.write_down(self.store, "requeue", [found.row() for found in sent if found in again])
+        return sent, again
 
     def removed(self) -> None:
         """Wait for what is being taken out, and tell of it."""
-        sent, still = self.behind.end() or ((), ())
+        sent, again = self.behind.end() or ((), ())
         self.done += len(sent)
         for found in sent:
-            if found.id not in still:
+            if found in again:
                 self.report(f"{found.id}: was sent, but failed again meanwhile: the newer failure stays")
             elif not self.quiet:
                 self.output.emit(found.shown())

@@ -10,7 +10,8 @@ from python3_gearman.worker import GearmanWorker
 from python3_gearman.worker_handler import GearmanWorkerCommandHandler
 
 from .errors import Unavailable
-from .wire import LIMIT, Backoff, Handler, Manager, Refused, ServerLost, timeout
+from .manager import Backoff, Handler, Manager
+from .wire import LIMIT, Refused, ServerLost, timeout
 
 SAFETY = 10.0   # seconds: an idle worker asks again this often, should a wake-up have been lost
 AWAKE, GRABBING, DRY, ASLEEP = "awake", "grabbing", "dry", "asleep"   # dry: one grab of several found nothing
@@ -280,8 +281,7 @@ class Worker(Manager, GearmanWorker):
     def soon(self, seconds: float) -> Assigned | None:
         """The next job, where a server has one at once; waits at most so long for what they say."""
         until = time.monotonic() + seconds
-        if not self.asking():
-            self._grab()
+        self._grab()
         while not self.jobs and self.asking() and time.monotonic() < until:
             self.step(list(self.connection_to_handler_map), until - time.monotonic())
         return self.ready()

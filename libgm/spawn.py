@@ -25,12 +25,8 @@ def spawn(argv: list[str], env: dict, actions: list) -> int:
 @lru_cache(None)
 def find(name: str) -> str:
     """Where PATH has a command, looked up once: each directory in which it is not would cost every job a failed exec."""
-    if "/" not in name:
-        for folder in os.get_exec_path():
-            path = os.path.join(folder, name)
-            if os.path.isfile(path) and os.access(path, os.X_OK):
-                return path
-    return name
+    import shutil
+    return shutil.which(name) or name
 
 
 def fork(argv: list[str], env: dict, actions: list) -> int:

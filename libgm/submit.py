@@ -11,7 +11,8 @@ from python3_gearman import protocol
 from python3_gearman.client import GearmanClient
 from python3_gearman.client_handler import GearmanClientCommandHandler
 
-from .wire import Backoff, Handler, Manager, Refused, ServerLost, timeout
+from .manager import Backoff, Handler, Manager
+from .wire import Refused, ServerLost, timeout
 
 WINDOW_BYTES = 8 << 20
 GATHER = 0.001           # seconds: answers come one by one, and to wake for each would halve the speed

@@ -122,11 +122,10 @@ def connect(path: str, way: str) -> sqlite3.Connection:
     try:
         db.execute("PRAGMA cell_size_check=1")
         db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except UnicodeDecodeError:   # of SQLite's own words about a schema
+    except BaseException as error:
         db.close()
-        raise sqlite3.DatabaseError("its schema is damaged") from None
-    except BaseException:
-        db.close()
+        if isinstance(error, UnicodeDecodeError):   # of SQLite's own words about a schema
+            raise sqlite3.DatabaseError("its schema is damaged") from None
         raise
     return db
 

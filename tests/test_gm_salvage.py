@@ -278,6 +278,12 @@ def test_a_first_page_that_is_damaged(gm, place):
     assert result.err.count(b"\n") == 1 and b"Traceback" not in result.err
 
 
+def test_a_damaged_schema_of_which_sqlite_speaks_in_other_bytes_than_text(gm, place):
+    path = make(place / "q.db", simple(3))
+    path.write_bytes(path.read_bytes().replace(b"gearman_queue", b"gearman_que\xff\xfe").replace(b"CREATE TABLE", b"CREATE TABXE"))
+    assert gm("gm-salvage", path, status=111).err == b"gm-salvage: %s: its schema is damaged\n" % bytes(path)
+
+
 @pytest.mark.slow
 def test_any_bytes_are_jobs_or_an_error(gm, place):
     """Damage of any kind: records, or one line and an exit status, never a traceback or a job that was not there."""
