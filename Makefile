@@ -5,6 +5,7 @@ RUN = PATH="$(CURDIR)/bin:$(CURDIR)/.venv/bin:$$PATH:/usr/local/sbin:/usr/sbin"
 
 PREFIX = /usr/local
 PYTHON =
+ROOMS = libgm $(patsubst %/__init__.py,%,$(wildcard libgm/*/__init__.py))
 TOOLS = $(notdir $(wildcard bin/gm-*))
 LIB = $(DESTDIR)$(PREFIX)/lib/gearmang
 BIN = $(DESTDIR)$(PREFIX)/bin
@@ -41,10 +42,10 @@ chaos:
 
 # Tools and library lie side by side, as they are; PYTHON, where it is given, is the interpreter they are run by.
 install:
-	install -d "$(LIB)/libgm" "$(BIN)" "$(SHARE)/doc/gearmang" "$(SHARE)/bash-completion/completions" \
+	install -d $(ROOMS:%="$(LIB)/%") "$(BIN)" "$(SHARE)/doc/gearmang" "$(SHARE)/bash-completion/completions" \
 	    "$(SHARE)/zsh/site-functions" "$(SHARE)/fish/vendor_completions.d" $(foreach n,1 5 7,"$(SHARE)/man/man$(n)")
 	install -m 755 bin/gm-* "$(LIB)"
-	install -m 644 libgm/*.py "$(LIB)/libgm"
+	$(foreach room,$(ROOMS),install -m 644 $(room)/*.py "$(LIB)/$(room)" &&) true
 	[ -z "$(PYTHON)" ] || sed -i '1s|.*|#!$(PYTHON)|' $(TOOLS:%="$(LIB)/%")
 	$(foreach n,1 5 7,install -m 644 man/*.$(n) "$(SHARE)/man/man$(n)" &&) true
 	install -m 644 README LICENSE "$(SHARE)/doc/gearmang"

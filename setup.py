@@ -52,7 +52,7 @@ setup(
     author="The gearmang authors",
     license="MIT",
     python_requires=">=3.9",
-    packages=["libgm"],
+    packages=["libgm", *sorted(str(Path(room).parent) for room in glob("libgm/*/__init__.py"))],
     scripts=sorted(glob("bin/gm-*")),
     data_files=[(place, sorted(glob(files))) for place, files in places.items() if glob(files)],
     # python3-gearman: libgm/wire.py and manager.py replace parts of 0.1 by their names; the others: below their next incompatible version

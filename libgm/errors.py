@@ -43,3 +43,8 @@ class CannotRun(Error):
     def __init__(self, text: str, status: int = CANNOT_RUN):
         super().__init__(text)
         self.status = status
+
+
+def reason(error: OSError) -> str:
+    """What the system says of an error, as the end of a message."""
+    return (error.strerror or str(error) or type(error).__name__).lower()

@@ -8,8 +8,8 @@ from binascii import a2b_base64, b2a_base64
 from functools import lru_cache
 from hashlib import blake2b
 
-from .errors import BadRecord
-from .units import epoch
+from libgm.errors import BadRecord
+from libgm.units import epoch
 
 MAX_UNIQUE = 63        # bytes; gearmand misbehaves at 64 (GEARMAND.md)
 MAX_ENVELOPE = 2048    # bytes of the envelope's line; longer is payload

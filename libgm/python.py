@@ -10,8 +10,8 @@ import os
 import sys
 import time
 
-from .errors import BadRecord, Error
-from .job import PRIORITIES, check_function, check_unique, check_unwaited, digest, get, plain
+from libgm.errors import BadRecord, Error
+from libgm.job import PRIORITIES, check_function, check_unique, check_unwaited, digest, get, plain
 
 CHUNK = 1 << 18
 LAST_LINES = 50       # of a traceback and log that an answer carries
@@ -114,9 +114,10 @@ _submitter = None   # of this process, its connections kept
 def _submitted(*what) -> str:
     """Submit (function, unique, data, priority) and wait for its handle. Raises Error."""
     global _submitter
-    from . import cli, submit, wire
+    from libgm.gearman import address, client
+    from libgm.shell import places
     if _submitter is None:
-        _submitter = submit.Submitter(wire.parse_servers(cli.servers({})),
+        _submitter = client.Submitter(address.parse_servers(places.servers({})),
                                       on_accept=lambda answers, handle, server: answers.append(handle),
                                       on_refuse=lambda answers, error: answers.append(error))
     answers: list = []

@@ -7,8 +7,8 @@ import signal
 import subprocess
 
 import pytest
-
 from conftest import ROOT, until
+
 from libgm import __version__
 
 DOC = """Do a thing.
@@ -37,9 +37,9 @@ def tool(gm, tmp_path):
         def __call__(self, body=ECHO, usage="[--] [ID...]", command=False):
             body = "\n    ".join(body.split("\n"))
             self.path.write_text(f'#!/usr/bin/env python3\n"""{DOC.format(usage=usage)}"""\n'
-                                 "import os, sys\nfrom libgm import cli, errors, lines\n\n\n"
+                                 "import os, sys\nfrom libgm import errors\nfrom libgm.shell import lines, messages, options, places\nfrom libgm.shell.run import run\n\n\n"
                                  f"def main(args):\n    {body}\n\n\n"
-                                 f"cli.run(main, __doc__, command={command})\n")
+                                 f"run(main, __doc__, command={command})\n")
             self.path.chmod(0o755)
             return self
 
@@ -164,7 +164,7 @@ def test_help_imports_nothing_heavy(tool, gm):
         result = gm("python3", "-X", "importtime", *command, env=tool.env)
         return {line.rpartition(b"|")[2].strip().decode() for line in result.err.splitlines()}
     loaded = modules(tool().path, "--help") - modules("-c", "pass")
-    assert "libgm.cli" in loaded
+    assert "libgm.shell.run" in loaded
     assert not loaded & {"docopt", "re", "json", "typing", "dataclasses", "argparse", "logging", "subprocess",
                          "inspect", "datetime", "sqlite3", "difflib", "signal", "python3_gearman", "tabulate",
                          "tqdm", "socket"}
@@ -177,8 +177,8 @@ def test_help_imports_nothing_heavy(tool, gm):
     ("raise errors.CannotRun('c: not found', 127)", 127, b"gm-x: c: not found\n"),
     ("raise errors.Usage('--a: b')", 2, b"gm-x: --a: b: see gm-x --help\n"),
     ("raise KeyboardInterrupt", 130, b""), ("raise lines.ReaderGone('gone')", 0, b""),
-    ("cli.warn('a\\n\\x1b[2J\\u202e')", 0, b"gm-x: a\\n\\x1b[2J\\u202e\n"),
-    ("cli.warn('caf\\u00e9 \\udcff')", 0, "gm-x: café \\udcff\n".encode()),
+    ("messages.warn('a\\n\\x1b[2J\\u202e')", 0, b"gm-x: a\\n\\x1b[2J\\u202e\n"),
+    ("messages.warn('caf\\u00e9 \\udcff')", 0, "gm-x: café \\udcff\n".encode()),
     ("raise ValueError('x')", 1, b"gm-x: ValueError: x: run again with GM_DEBUG=1 for more\n")])
 def test_exit_status_and_message(tool, body, status, err):
     result = tool(body).run(status=status)
@@ -200,8 +200,8 @@ RECORDS = "output = lines.Output()\nfor n in range(100000): output.emit({'n': n}
 
 
 @pytest.mark.parametrize("args", [[], ["--help"], ["--version"]], ids=str)
-@pytest.mark.parametrize("redirection, why", [(">/dev/full", b"No space left on device"),
-                                              (">&-", b"Bad file descriptor")])
+@pytest.mark.parametrize("redirection, why", [(">/dev/full", b"no space left on device"),
+                                              (">&-", b"bad file descriptor")])
 def test_failed_write_is_an_error(tool, gm, redirection, why, args):
     result = run_with(tool(RECORDS), gm, redirection, *args)
     assert result.status == 1
@@ -238,7 +238,8 @@ def test_sigint_ends_with_130(tool, gm):
 
 def test_stopping_counts_signals_and_wakes(tool, gm):
     tool("""import select
-stop = cli.stopping()
+from libgm.shell import signals
+stop = signals.stopping()
 poll = select.poll()
 poll.register(stop.fd, select.POLLIN)
 os.write(1, b"%d%d" % (stop.set, stop.count))
@@ -264,13 +265,13 @@ def test_places(tool, args, env, found):
     path, server = found.split()
     if path.endswith("/gearmang"):
         path = ("/var/lib/gearmang" if os.path.isdir("/var/lib/gearmang") else path) + "/quarantine.db"
-    tool("os.write(1, (cli.quarantine(args) + ' ' + cli.servers(args)).encode())")
+    tool("os.write(1, (places.quarantine(args) + ' ' + places.servers(args)).encode())")
     assert tool.run(*args, env=env).out.decode() == f"{path} {server}"
 
 
 def test_numbers_and_durations(tool):
     tool("import json\n"
-         "found = [cli.number(args, '--jobs', low=1, high=99), cli.duration(args, '--timeout')]\n"
+         "found = [options.number(args, '--jobs', low=1, high=99), options.duration(args, '--timeout')]\n"
          "os.write(1, json.dumps(found).encode())")
     assert tool.args() == [1, None]
     assert tool.args("-j", "99", "-t", "1.5h") == [99, 5400]

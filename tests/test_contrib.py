@@ -10,7 +10,6 @@ import re
 import sqlite3
 
 import pytest
-
 from conftest import ROOT
 from test_gm_dead import die  # noqa: F401  a fixture
 

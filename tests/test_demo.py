@@ -9,7 +9,6 @@ import subprocess
 import sys
 
 import pytest
-
 from conftest import ROOT, find_gearmand, strays, until
 
 DEMO = ROOT / "examples/demo"

@@ -12,7 +12,6 @@ import subprocess
 import sys
 
 import pytest
-
 from conftest import ROOT, find_gearmand, strays, until
 
 MAIL = ROOT / "examples/mail"

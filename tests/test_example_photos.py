@@ -8,7 +8,6 @@ import shutil
 from html.parser import HTMLParser
 
 import pytest
-
 from conftest import ROOT, find_gearmand, strays
 
 PHOTOS = ROOT / "examples/photos"

@@ -15,12 +15,19 @@ from conftest import free_port, until
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from libgm import action, answers, collect, job, lines, page, pipe, policy, quarantine, runner, salvage, store, syslog, units, wire
-from libgm.admin import Admin
+from libgm import job, units
 from libgm.errors import BadRecord, Error, Usage
-from libgm.serve import Worker
-from libgm.submit import Submitter
-from libgm.wire import ServerLost
+from libgm.gearman import address
+from libgm.gearman.admin import Admin
+from libgm.gearman.client import Submitter
+from libgm.gearman.connection import ServerLost
+from libgm.gearman.worker import Worker
+from libgm.quarantine import fingerprint, jobs
+from libgm.quarantine.file import Store, raw
+from libgm.shell import lines
+from libgm.tools import batch, collect, dead, salvage, syslog
+from libgm.worker import protocol, run
+from libgm.worker.command import Command
 
 settings.register_profile("fuzz", deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
 settings.load_profile("fuzz")
@@ -46,7 +53,7 @@ records = st.builds(lambda likely, rest: {**rest, **{name: value for name, value
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     """An open quarantine file."""
-    opened = store.Store(str(tmp_path_factory.mktemp("fuzz") / "quarantine.db"), create=True)
+    opened = Store(str(tmp_path_factory.mktemp("fuzz") / "quarantine.db"), create=True)
     opened.join("fuzz")
     yield opened
     opened.close()
@@ -57,16 +64,16 @@ def kept_and_shown(file, row: dict) -> None:
     try:
         with file.transaction(durable=False):
             file.execute("DELETE FROM job")
-            quarantine.bring_in(file, row)
+            jobs.bring_in(file, row)
     except Error:
         raise AssertionError(f"the file does not take it: {row}") from None
-    values = file.execute(f"SELECT {', '.join(quarantine.COLUMNS)} FROM job").fetchone()
-    found = quarantine.record(values)
+    values = file.execute(f"SELECT {', '.join(jobs.COLUMNS)} FROM job").fetchone()
+    found = jobs.record(values)
     assert json.loads(lines.dump(found))["id"] == found["id"]
-    shown = page.render(found, store.raw(values[-1]), [])
+    shown = dead.render(found, raw(values[-1]), [])
     assert not {byte for byte in shown if byte < 32 and byte != 10}, shown
-    from libgm.dead import columns
-    from libgm.table import cell
+    from libgm.shell.table import cell
+    from libgm.tools.dead import columns
     for _, make in columns(time.time(), False):
         text = str(cell(make(found)))
         text.encode()
@@ -111,7 +118,7 @@ def test_job_records(fields):
 @given(records)
 def test_quarantine_records(file, fields):
     try:
-        row = quarantine.from_record(fields)
+        row = jobs.from_record(fields)
     except BadRecord:
         return
     kept_and_shown(file, row)
@@ -119,7 +126,7 @@ def test_quarantine_records(file, fields):
 
 @given(st.one_of(st.binary(), records.map(lambda fields: json.dumps(fields).encode()), values.map(lambda value: json.dumps(value).encode())))
 def test_whatever_arrives_at_a_collector(file, data):
-    server = wire.Server("h", 1, False)
+    server = address.Server("h", 1, False)
     assigned = types.SimpleNamespace(data=data, function=b"gearmang", unique=b"u", handle=b"H:x:1", server=server)
     kept_and_shown(file, collect.read(assigned))
 
@@ -130,7 +137,7 @@ def test_whatever_arrives_at_a_collector(file, data):
 @example(b'{"id":' + b"9" * 30 + b"}")
 def test_lines_that_name_a_job(line):
     try:
-        assert action.parse("stdin:1", line).ident > 0
+        assert batch.parse("stdin:1", line).ident > 0
     except BadRecord as error:
         assert str(error).startswith("stdin:1")
 
@@ -160,19 +167,19 @@ def test_times_and_durations(text):
     "result": values, "result_b64": values, "error": values, "verdict": values, "delay": values, "stderr": values})))
 def test_answers_of_a_command(answer):
     try:
-        found = answers.parse(json.dumps(answer).encode())
-        outcome = answers.outcome_of(found, b"said") if "ok" in found else None
-    except answers.Broken:
+        found = protocol.parse(json.dumps(answer).encode())
+        outcome = protocol.outcome_of(found, b"said") if "ok" in found else None
+    except protocol.Broken:
         return
     if outcome:
-        assert isinstance(outcome.stdout, bytes) and outcome.verdict in ("done", "fail", *answers.VERDICTS)
+        assert isinstance(outcome.stdout, bytes) and outcome.verdict in ("done", "fail", *protocol.VERDICTS)
 
 
 @given(st.binary())
 def test_bytes_of_a_command(line):
     try:
-        assert isinstance(answers.parse(line), dict)
-    except answers.Broken as error:
+        assert isinstance(protocol.parse(line), dict)
+    except protocol.Broken as error:
         assert len(str(error)) < 400
 
 
@@ -180,7 +187,7 @@ def test_bytes_of_a_command(line):
 def test_lines_of_a_command_split_anywhere(data, size):
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
-    command = pipe.Command.__new__(pipe.Command)
+    command = Command.__new__(Command)
     command.stdout, command.parts, command.size, command.closed = reading, [], 0, None
     found = []
     for at in range(0, len(data), size):
@@ -194,12 +201,12 @@ def test_lines_of_a_command_split_anywhere(data, size):
 
 @given(st.binary() | values.map(lambda value: json.dumps(value).encode()))
 def test_lines_on_descriptor_3(data):
-    assert isinstance(runner.extras(data), dict)
+    assert isinstance(run.extras(data), dict)
 
 
 @given(hostile)
 def test_errors_have_a_cause(error):
-    assert len(policy.fingerprint(b"f", "error", error)) == 12
+    assert len(fingerprint.fingerprint(b"f", "error", error)) == 12
 
 
 # ---- servers
@@ -227,7 +234,7 @@ frames = st.lists(st.one_of(
 @settings(max_examples=40)
 @given(frames)
 def test_whatever_a_server_tells_a_worker(listener, said):
-    server = wire.Server(*listener.getsockname(), False)
+    server = address.Server(*listener.getsockname(), False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GM_TIMEOUT", "0.1")
         worker = Worker([server], b"f", b"fuzz")
@@ -254,7 +261,7 @@ def test_whatever_a_server_tells_a_worker(listener, said):
 @settings(max_examples=40)
 @given(frames)
 def test_whatever_a_server_tells_a_client(listener, said):
-    server = wire.Server(*listener.getsockname(), False)
+    server = address.Server(*listener.getsockname(), False)
     accepted: list = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GM_TIMEOUT", "0.1")
@@ -287,7 +294,7 @@ def drain(listener) -> None:
                 st.builds(lambda name, numbers: name + b"\t" + b"\t".join(b"%d" % n for n in numbers), st.binary(max_size=9),
                           st.lists(st.integers(), max_size=5)), max_size=5))
 def test_admin_replies(said):
-    admin = Admin(wire.Server("127.0.0.1", 1, False))
+    admin = Admin(address.Server("127.0.0.1", 1, False))
     admin.ask = lambda *_: said
     for question in (admin.status, admin.prioritystatus, admin.workers):
         try:
@@ -339,10 +346,10 @@ def test_damaged_quarantine_files(tmp_path_factory, hits, cut, truncated):
     path = tmp_path_factory.getbasetemp() / "quarantine.db"
     for leftover in list(path.parent.glob("quarantine.db*")):
         leftover.unlink(missing_ok=True)
-    made = store.Store(str(path), create=True)
+    made = Store(str(path), create=True)
     with made.transaction():
         for number in range(20):
-            quarantine.set_aside(made, quarantine.row(key=f"{number:032x}", function=b"f", unique_=b"u", data=b"x" * 500))
+            jobs.set_aside(made, jobs.row(key=f"{number:032x}", function=b"f", unique_=b"u", data=b"x" * 500))
     made.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     made.close()
     data = bytearray(path.read_bytes())
@@ -351,10 +358,10 @@ def test_damaged_quarantine_files(tmp_path_factory, hits, cut, truncated):
         data[at:at + len(change)] = change
     path.write_bytes(data[:cut % len(data)] if truncated else data)
     try:
-        opened = store.Store(str(path))
+        opened = Store(str(path))
         opened.join("fuzz")
-        list(opened.rows(f"SELECT {', '.join(quarantine.COLUMNS)} FROM job"))
-        quarantine.counts(opened)
+        list(opened.rows(f"SELECT {', '.join(jobs.COLUMNS)} FROM job"))
+        jobs.counts(opened)
         opened.close()
     except Error as error:
         assert str(path) in str(error)

@@ -12,7 +12,6 @@ import subprocess
 import msgpack
 import pytest
 import zmq
-
 from conftest import free_port, until
 from test_gm_syslog import EVENT, lines
 

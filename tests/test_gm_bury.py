@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-
 from test_gm_dead import die  # noqa: F401  a fixture
 
 HERE = ("id", "revision")   # what a file gives by itself

@@ -10,7 +10,6 @@ import sqlite3
 import sys
 
 import pytest
-
 from conftest import ROOT, free_port, unprivileged, until
 from test_gm_dead import die  # noqa: F401  a fixture
 from test_gm_status import answering, of, silent

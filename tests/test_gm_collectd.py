@@ -9,7 +9,6 @@ import signal
 import subprocess
 
 import pytest
-
 from conftest import ROOT, unprivileged, until
 from test_gm_dead import die  # noqa: F401  a fixture
 from test_gm_status import HOSTILE, answering, silent

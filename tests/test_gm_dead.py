@@ -10,7 +10,6 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-
 from conftest import until
 
 
@@ -146,7 +145,7 @@ def test_reader_that_goes_away_ends_it_silently(gm, die):
 
 def test_full_output_device_is_an_error(gm, die):
     die("f", b"1\n")
-    assert b"No space left" in gm("bash", "-c", "gm-dead > /dev/full", status=1).err
+    assert b"no space left" in gm("bash", "-c", "gm-dead > /dev/full", status=1).err
 
 
 def test_group_is_by_cause_whatever_numbers_and_names_are_in_it(gm, die):

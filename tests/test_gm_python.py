@@ -255,8 +255,9 @@ def test_the_end_of_gm_work_cleans_up(gm, gearmand, module, tmp_path):
 
 
 def test_example(gm, gearmand):
-    from PIL import Image
     import io
+
+    from PIL import Image
     picture = io.BytesIO()
     Image.new("RGB", (1280, 960)).save(picture, "PNG")
     worker = gm.start("gm-work", "--pipe", "resize", "--", "gm-python", "--setup=setup", "images:resize",

@@ -11,10 +11,10 @@ import sqlite3
 import time
 
 import pytest
-
 from conftest import until
-from libgm import job
 from test_gm_dead import die  # noqa: F401  a fixture
+
+from libgm import job
 
 EMPTY = ("gm-work", "--until-empty", "--tries=1", "--brake=0")
 

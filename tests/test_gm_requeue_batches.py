@@ -11,7 +11,6 @@ import time
 
 import pytest
 from conftest import until
-
 from test_gm_requeue import _file, bury, dead, idents, payloads
 
 JOBS = 6000   # three batches

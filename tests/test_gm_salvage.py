@@ -14,7 +14,6 @@ import subprocess
 import time
 
 import pytest
-
 from conftest import find_gearmand, free_port, until
 
 SCHEMA = ("CREATE TABLE gearman_queue (unique_key TEXT, function_name TEXT, priority INTEGER, data BLOB, "

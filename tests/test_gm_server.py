@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from conftest import ROOT, SBIN, free_port, until
 
 
@@ -247,7 +246,7 @@ def test_listens_on_ipv6(gm, tmp_path):
 
 def test_default_store(gm, tmp_path):
     """Asked of the function: where /var/lib/gearmang is there, a server on it would be the machine's own."""
-    code = "from libgm import server; print(server.default_store(), end='')"
+    code = "from libgm.tools import server; print(server.default_store(), end='')"
     env = {"XDG_STATE_HOME": str(tmp_path / "state"), "PYTHONPATH": str(ROOT)}
     store = Path(os.fsdecode(gm(sys.executable, "-c", code, env=env).out))
     system = Path("/var/lib/gearmang")
@@ -271,7 +270,7 @@ def test_machine_without_gearmand(gm, tmp_path):
     """The tool as it is, but that it finds no gearmand in the folders beyond PATH."""
     (tmp_path / "bin").mkdir()
     code = ("import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); sys.argv.pop(0);"
-            "from libgm import server;"
+            "from libgm.tools import server;"
             "server.SBIN = ''; runpy.run_path(sys.argv[0], run_name='__main__')")
     command = [sys.executable, "-c", code, ROOT, ROOT / "bin/gm-server", f"--store={tmp_path}/s.db"]
     env = {**gm.env, "PATH": str(tmp_path / "bin")}

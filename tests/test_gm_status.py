@@ -8,7 +8,6 @@ import sqlite3
 import time
 
 import pytest
-
 from conftest import free_port, until
 from test_gm_dead import die, terminal  # noqa: F401  die is a fixture
 from test_wire import fake  # noqa: F401  a fixture

@@ -188,7 +188,7 @@ def test_reader_that_goes_away_ends_it_and_it_says_how_far_it_came(gm, gearmand)
 
 def test_a_full_disk_under_its_output_is_an_error(gm, gearmand):
     result = gm("sh", "-c", "gm-submit f >/dev/full", input=b"x\n", status=1)
-    assert result.err.startswith(b"gm-submit: standard output: cannot write: No space left on device")
+    assert result.err.startswith(b"gm-submit: standard output: cannot write: no space left on device")
     assert gearmand.waiting(b"f") == 1
 
 

@@ -10,7 +10,6 @@ import subprocess
 import time
 
 import pytest
-
 from conftest import free_port, unprivileged, until
 
 EVENT = {"event": "dead", "time": "2026-11-25T07:30:16Z", "function": "resize", "unique": "photo-17", "handle": "H:host:12",

@@ -11,7 +11,6 @@ import subprocess
 
 import numpy
 import pytest
-
 from conftest import ROOT, until
 from test_gm_dead import terminal
 from test_gm_syslog import lines

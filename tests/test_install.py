@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from conftest import ROOT
 
 TOOLS = sorted(path.name for path in ROOT.glob("bin/gm-*"))

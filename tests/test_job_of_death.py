@@ -363,10 +363,10 @@ def test_delays_double_with_a_cap(gm, gearmand):
     assert 90 <= first <= 110
     import sys
     sys.path.insert(0, os.path.dirname(os.path.dirname(__file__)))
-    from libgm import policy
+    from libgm.worker import verdict
     for attempts, low, high in ((1, 4.5, 5.5), (2, 9, 11), (5, 72, 88), (20, 3600, 3600), (10 ** 6, 3600, 3600)):
-        assert low <= policy.delay(attempts, 5.0, 3600.0) <= high
-    assert policy.delay(3, 0.0, 3600.0) == 0.0
+        assert low <= verdict.delay(attempts, 5.0, 3600.0) <= high
+    assert verdict.delay(3, 0.0, 3600.0) == 0.0
 
 
 # ---- servers that come and go

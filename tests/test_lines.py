@@ -9,11 +9,12 @@ import threading
 import unicodedata
 
 import pytest
-from hypothesis import given, strategies as st
-
 from conftest import ROOT
-from libgm import lines
+from hypothesis import given
+from hypothesis import strategies as st
+
 from libgm.errors import Error
+from libgm.shell import lines
 
 
 def read(data: bytes, null: bool = False) -> list:
@@ -68,7 +69,7 @@ def test_long_line_is_linear(monkeypatch):
     """64 MiB are read in one piece of work per chunk: no chunk is looked at twice."""
     reads = []
     real = os.read
-    monkeypatch.setattr(lines.os, "read", lambda fd, size: reads.append(size) or real(fd, size))
+    monkeypatch.setattr(os, "read", lambda fd, size: reads.append(size) or real(fd, size))
     reading, writing = os.pipe()
 
     def write():
@@ -185,7 +186,7 @@ def test_output_to_a_full_device_is_an_error():
     with open("/dev/full", "wb", buffering=0) as full:
         output = lines.Output(full.fileno())
         output.emit({"a": 1})
-        with pytest.raises(Error, match="^standard output: cannot write: No space left on device$"):
+        with pytest.raises(Error, match="^standard output: cannot write: no space left on device$"):
             output.close()
 
 
@@ -221,7 +222,7 @@ def test_output_waits_for_a_full_pipe_that_does_not_block():
 def test_terminal_as_standard_input_is_a_usage_error(gm):
     """A pty is what a terminal is; anything else is read."""
     code = (f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-            "from libgm.lines import stdin_or_usage; stdin_or_usage('give IDs')")
+            "from libgm.shell.lines import stdin_or_usage; stdin_or_usage('give IDs')")
     leader, terminal = os.openpty()
     try:
         result = gm(sys.executable, "-c", code, input=terminal, status=1)

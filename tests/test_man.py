@@ -31,7 +31,6 @@ import subprocess
 import time
 
 import pytest
-
 from conftest import NO_SERVER, ROOT, free_port
 
 PAGES = sorted((ROOT / "man").glob("*.[157]"), key=lambda page: page.name)

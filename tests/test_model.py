@@ -18,10 +18,18 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from libgm import action, collect, control, fate, job, policy, quarantine, reap, release, requeue, store, submit
-from libgm.lines import Output
-from libgm.runner import Outcome
-from libgm.wire import Refused, ServerLost
+from libgm import job
+from libgm.gearman import client
+from libgm.gearman.connection import Refused, ServerLost
+from libgm.quarantine import file, jobs
+from libgm.shell import messages
+from libgm.shell.lines import Output
+from libgm.tools import batch, collect, requeue
+from libgm.tools.batch import Item
+from libgm.tools.drop import Drop
+from libgm.worker import orphans, retries, settle, verdict
+from libgm.worker.brake import Brake, brake_size
+from libgm.worker.run import Outcome
 
 SERVER = types.SimpleNamespace(host="model")
 TRIES = 3
@@ -188,7 +196,7 @@ class Process:
         self.store.db.close()
 
 
-class ModelStore(store.Store):
+class ModelStore(file.Store):
     """Who lives is the model's to say: the kernel's locks are those of the one process that plays them all."""
 
     def lives(self, process: int) -> bool:
@@ -206,12 +214,12 @@ class Worker(Process):
         super().__init__(path)
         options = {"delay": 1000.0, "via": None, **PROCESSES[function]}
         self.settings = types.SimpleNamespace(
-            tries=TRIES, max_delay=5000.0, timeout=None, brake=0, exits=policy.exit_map("4=drop"), foreground=False,
+            tries=TRIES, max_delay=5000.0, timeout=None, brake=0, exits=verdict.exit_map("4=drop"), foreground=False,
             server_list="model", servers=[SERVER], function=function.encode(), **options)
         control = types.SimpleNamespace(stopping=False, retired=False, wait=self.wait)
         self.function, self.server, self.hand, self.runs, self.waits = function.encode(), server, None, 0, 0
-        brake = policy.Brake(0, memoryview(bytearray(policy.brake_size(0))))
-        self.fate = fate.Fate(self.settings, control, brake, os.open(os.devnull, os.O_WRONLY), lambda: False)
+        brake = Brake(0, memoryview(bytearray(brake_size(0))))
+        self.fate = settle.Fate(self.settings, control, brake, os.open(os.devnull, os.O_WRONLY), lambda: False)
         self.fate.store = self.store
 
     def wait(self, seconds: float) -> None:
@@ -232,7 +240,7 @@ class Delivery(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.mkdtemp(prefix="gearmang-model-", dir=MEMORY if os.access(MEMORY, os.W_OK) else None)
         self.path = os.path.join(self.folder, "quarantine.db")
-        store.Store(self.path, create=True).close()
+        file.Store(self.path, create=True).close()
         self.server = Submitter.server = Server()
         self.names: dict[bytes, bytes] = {}   # payload -> function
         self.forked: set[bytes] = set()
@@ -299,7 +307,7 @@ class Delivery(RuleBasedStateMachine):
         if queued is None:
             return
         worker.runs += 1
-        attempt = fate.Attempt(Assigned(self.server, queued, worker), worker.runs, worker.settings)
+        attempt = settle.Attempt(Assigned(self.server, queued, worker), worker.runs, worker.settings)
 
         def begin():
             if worker.fate.begin(attempt, []):
@@ -364,7 +372,7 @@ class Delivery(RuleBasedStateMachine):
         def let_go(opened):
             opened.execute("UPDATE job SET due = 0 WHERE state = 'delayed'")
             try:
-                release.release_due(opened, types.SimpleNamespace(
+                retries.release_due(opened, types.SimpleNamespace(
                     servers=[SERVER], server_list="model", function=b"later", max_delay=1.0))
             except Refused:
                 self.server.up = True
@@ -375,7 +383,7 @@ class Delivery(RuleBasedStateMachine):
         def gather(opened):
             collector = collect.Collector.__new__(collect.Collector)
             collector.store, collector.output, collector.collected = opened, Output(quiet=True), 0
-            collector.trouble, collector.control = control.Trouble(), types.SimpleNamespace(stopping=True)
+            collector.trouble, collector.control = messages.Trouble(), types.SimpleNamespace(stopping=True)
             batch = []
             while queued := self.server.grab(b"gearmang", collector):
                 batch.append(Assigned(self.server, queued, collector))
@@ -394,9 +402,9 @@ class Delivery(RuleBasedStateMachine):
 
     @rule()
     def somebody_looks(self):
-        opened = store.Store(self.path, readonly=True)
-        self.listing = [quarantine.record(values) for values in opened.execute(
-            f"SELECT {', '.join(quarantine.COLUMNS)} FROM job WHERE state = 'dead' ORDER BY id")]
+        opened = file.Store(self.path, readonly=True)
+        self.listing = [jobs.record(values) for values in opened.execute(
+            f"SELECT {', '.join(jobs.COLUMNS)} FROM job WHERE state = 'dead' ORDER BY id")]
         opened.close()
 
     @rule(step=steps, ids=st.booleans(), meanwhile=st.booleans())
@@ -413,21 +421,21 @@ class Delivery(RuleBasedStateMachine):
 
     @rule(step=steps, ids=st.booleans())
     def what_was_seen_is_dropped(self, step, ids):
-        drop = action.Drop(self.path, strict=False, quiet=True)
-        remove = quarantine.remove
+        drop = Drop(self.path, strict=False, quiet=True)
+        remove = jobs.remove
 
         def removed(opened, rows):
             remove(opened, rows)
-            self.ended |= {store.raw(found["data"]) for found in rows}
+            self.ended |= {file.raw(found["data"]) for found in rows}
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(quarantine, "remove", removed)
+            patch.setattr(jobs, "remove", removed)
             self.on_listing(drop, step, ids)
 
     def on_listing(self, tool, step, ids: bool):
         def run(opened):
             tool.store, tool.output, tool.progress = opened, Output(quiet=True), types.SimpleNamespace(add=lambda count: None)
             for number, record in enumerate(self.listing, 1):
-                tool.take(action.Item(f"stdin:{number}", record["id"], None if ids else record))
+                tool.take(Item(f"stdin:{number}", record["id"], None if ids else record))
             tool.flush()
             tool.end()
         self.once(step, self.in_file("dead"), run)
@@ -438,15 +446,15 @@ class Delivery(RuleBasedStateMachine):
 
     def in_file(self, state: str) -> list[bytes]:
         """The payloads of the jobs that are in the file in that state."""
-        opened = store.Store(self.path, readonly=True)
-        found = [store.raw(data) for data, in opened.execute("SELECT data FROM job WHERE state = ?", (state,))]
+        opened = file.Store(self.path, readonly=True)
+        found = [file.raw(data) for data, in opened.execute("SELECT data FROM job WHERE state = ?", (state,))]
         opened.close()
         return found
 
     def places(self, data: bytes) -> list[str]:
         found = [f"queue of {queued.function.decode()}" for queued in self.server.jobs
                  if job.unwrap(queued.data)[1] == data or b'"%s"' % data in queued.data]
-        opened = store.Store(self.path, readonly=True)
+        opened = file.Store(self.path, readonly=True)
         found += [state for state, in opened.execute("SELECT state FROM job WHERE data = ?", (data.decode(),))]
         opened.close()
         return found
@@ -465,7 +473,7 @@ class Delivery(RuleBasedStateMachine):
     def no_job_is_tried_more_often_than_is_counted(self):
         """A job that no requeue and no copy gave new tries has had at most TRIES."""
         for data in set(self.names) - self.forked:
-            opened = store.Store(self.path, readonly=True)
+            opened = file.Store(self.path, readonly=True)
             for attempts, requeues in opened.execute("SELECT attempts, requeues FROM job WHERE data = ?", (data.decode(),)):
                 assert 0 < attempts <= TRIES and self.begun[data] <= TRIES * (requeues + 1)
             opened.close()
@@ -474,10 +482,10 @@ class Delivery(RuleBasedStateMachine):
 @pytest.fixture(scope="module", autouse=True)
 def model():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(submit, "Submitter", Submitter)
-        patch.setattr(reap, "end_orphans", lambda *_: None)
-        patch.setattr(fate, "warn", lambda text: None)
-        for module in (action, requeue, control):
+        patch.setattr(client, "Submitter", Submitter)
+        patch.setattr(orphans, "end_orphans", lambda *_: None)
+        patch.setattr(settle, "warn", lambda text: None)
+        for module in (batch, requeue, messages):
             patch.setattr(module, "warn", lambda text: None)
         yield
 

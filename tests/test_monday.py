@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from conftest import ROOT, find_gearmand, strays
 
 RUN = ROOT / "examples/monday/run"

@@ -12,9 +12,11 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from conftest import ROOT
-from libgm import cli, dead, job
+
+from libgm import job
+from libgm.shell import options
+from libgm.tools import dead
 
 TOOLS = sorted(path.name for path in ROOT.glob("bin/gm-*"))
 PAGES = {page.name: page.read_text("utf-8") for page in sorted((ROOT / "man").glob("*.[157]"))}
@@ -56,7 +58,7 @@ def usage_options(tool: str) -> set[str]:
 @pytest.mark.parametrize("tool", TOOLS)
 def test_the_usage_is_read_as_the_tool_reads_it(tool):
     assert {name.partition("=")[0]: "=" in name for name in usage_options(tool)} == \
-        {name: takes for name, (_, takes) in cli.options(usage(tool)).items()}
+        {name: takes for name, (_, takes) in options.options(usage(tool)).items()}
 
 
 @pytest.mark.parametrize("tool", TOOLS)
@@ -189,7 +191,7 @@ VARIABLE = r"\b(?:GM|BLUEOX|COLLECTD)_[A-Z_]*[A-Z]\b|\bXDG_STATE_HOME\b|\bNO_COL
 
 def test_environment_variables():
     used = {}
-    for file in [*ROOT.glob("libgm/*.py"), *ROOT.glob("bin/gm-*")]:
+    for file in [*ROOT.glob("libgm/**/*.py"), *ROOT.glob("bin/gm-*")]:
         for name in re.findall(VARIABLE, file.read_text("utf-8")):
             used.setdefault(name, file.name)
     said = {}

@@ -11,11 +11,10 @@ import subprocess
 import sys
 
 import pytest
-
 from conftest import ROOT, until
-from libgm import place, selection, store
-from libgm import schema as migrations
 from test_gm_salvage import digests, read_only
+
+from libgm.quarantine import audit, file, schema, selection
 
 # The schema as the first version made it: never to be edited.
 VERSION_1 = """
@@ -61,7 +60,7 @@ def version_1(path):
     db = sqlite3.connect(path)
     db.execute("PRAGMA journal_mode=WAL")
     db.executescript(VERSION_1)
-    db.execute(f"PRAGMA application_id={migrations.APPLICATION_ID}")
+    db.execute(f"PRAGMA application_id={schema.APPLICATION_ID}")
     db.execute("PRAGMA user_version=1")
     db.commit()
     db.close()
@@ -80,7 +79,7 @@ def version(path):
         db.close()
 
 
-def schema(path):
+def layout(path):
     """Tables with their columns, and indexes."""
     db = sqlite3.connect(path)
     try:
@@ -95,8 +94,8 @@ def schema(path):
 def older(gm, tmp_path):
     """older("gm-bury", ...) is the command of a gearmang that knows only version 1."""
     script = tmp_path / "older.py"
-    script.write_text(f"import runpy, sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom libgm import schema\n"
-                      "schema.MIGRATIONS, schema.VERSION = schema.MIGRATIONS[:1], 1\n"
+    script.write_text(f"import runpy, sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom libgm.quarantine import file, schema\n"
+                      "file.MIGRATIONS, file.VERSION = schema.MIGRATIONS[:1], 1\n"
                       f"sys.argv = [{str(ROOT / 'bin')!r} + '/' + sys.argv[1], *sys.argv[2:]]\n"
                       "runpy.run_path(sys.argv[0], run_name='__main__')\n")
     return lambda *args: [sys.executable, script, *args]
@@ -107,9 +106,9 @@ def older(gm, tmp_path):
 
 def test_the_first_version_is_still_what_the_first_migration_makes(path, version_1):
     db = sqlite3.connect(path.with_name("new.db"))
-    db.executescript(migrations.MIGRATIONS[0])
+    db.executescript(schema.MIGRATIONS[0])
     db.close()
-    assert schema(path) == schema(path.with_name("new.db"))
+    assert layout(path) == layout(path.with_name("new.db"))
 
 
 def test_an_older_file_is_read_and_worked_with_as_it_is(gm, gearmand, version_1):
@@ -126,11 +125,11 @@ def test_an_older_file_is_read_and_worked_with_as_it_is(gm, gearmand, version_1)
 def test_whoever_may_make_a_file_brings_an_older_one_up_to_date(gm, version_1):
     before = gm("gm-dead").records
     gm("gm-bury", input=line(1))
-    assert version(version_1) == migrations.VERSION
+    assert version(version_1) == schema.VERSION
     assert gm("gm-dead").records[:2] == before and len(gm("gm-history").records) == 2
     new = version_1.with_name("new.db")
     gm("gm-bury", "--quarantine", new, input=line(1))
-    assert schema(version_1) == schema(new)
+    assert layout(version_1) == layout(new)
 
 
 def test_older_and_newer_at_work_at_once(gm, older, version_1):
@@ -149,7 +148,7 @@ def test_older_and_newer_at_work_at_once(gm, older, version_1):
         process.stdin.write(line(100 + n))
         process.stdin.flush()
         feed(10 * (n + 1))
-    until(lambda: version(version_1) == migrations.VERSION)
+    until(lambda: version(version_1) == schema.VERSION)
     feed(200)
     for process in burying + newer:
         process.stdin.close()
@@ -157,7 +156,7 @@ def test_older_and_newer_at_work_at_once(gm, older, version_1):
     assert len(gm("gm-dead").records) == 2 + 4 + 4 * 5 + 4
     assert len(gm("gm-history", "--action=bury").records) == 4 + 4 * 5 + 4
     refused = gm(*older("gm-bury"), input=line(999), status=111)
-    assert b"from a newer gearmang: its version is %d, this one knows 1" % migrations.VERSION in refused.err
+    assert b"from a newer gearmang: its version is %d, this one knows 1" % schema.VERSION in refused.err
     assert b"from a newer gearmang" in gm(*older("gm-dead"), status=111).err
 
 
@@ -167,7 +166,7 @@ def test_older_and_newer_at_work_at_once(gm, older, version_1):
 def test_a_newer_file_is_refused(gm, path):
     gm("gm-bury", "-q", input=line(1))
     db = sqlite3.connect(path)
-    db.execute(f"PRAGMA user_version={migrations.VERSION + 1}")
+    db.execute(f"PRAGMA user_version={schema.VERSION + 1}")
     db.close()
     for command in (["gm-dead"], ["gm-bury"], ["gm-drop", "1"], ["gm-history"]):
         result = gm(*command, input=line(2), status=111)
@@ -224,10 +223,10 @@ def test_network_file_systems_are_refused(tmp_path, monkeypatch):
                      "31 30 0:41 / /srv/nfs/local rw - xfs /dev/sdb rw\n"
                      "32 22 0:42 / /mnt/with\\040space rw - fuse.sshfs host: rw\n"
                      "33 22 0:43 / /nfs rw shared:7 - cifs //host/share rw\n")
-    kind = lambda path: place.network_type(path, str(table))
+    kind = lambda path: file.network_type(path, str(table))
     assert kind("/srv/nfs/q.db") == "nfs4" and kind("/srv/nfs/local/q.db") is None and kind("/srv/nfsx/q.db") is None
     assert kind("/mnt/with space/q.db") == "fuse.sshfs" and kind("/nfs/a/b") == "cifs" and kind("/q.db") is None
-    assert place.network_type(str(tmp_path)) is None
+    assert file.network_type(str(tmp_path)) is None
 
 
 # ---- who reads, who writes
@@ -284,7 +283,7 @@ def test_a_listing_whose_reader_is_slow_has_no_transaction_open(gm, path):
 
 def plans(path, use):
     """How SQLite goes about each SELECT of use(store) that has a WHERE."""
-    opened = store.Store(str(path), readonly=True)
+    opened = file.Store(str(path), readonly=True)
     seen = []
     opened.db.set_trace_callback(seen.append)
     use(opened)
@@ -312,7 +311,7 @@ def test_pages_and_groups_go_along_an_index(gm, path):
     for selectors in ({}, {"function": "f"}, {"reason": "error"}, {"since": 0}):
         for plan in plans(path, lambda opened: list(selection.causes(opened, {"state": "dead", **selectors}))):
             assert "job USING INDEX job_cause" in plan.replace("COVERING ", "") and "GROUP BY" not in plan, plan
-    for plan in plans(path, lambda opened: list(selection.audit(opened, {"key": "0" * 32}))):
+    for plan in plans(path, lambda opened: list(audit.audit(opened, {"key": "0" * 32}))):
         assert "USING INDEX audit_key" in plan and "SCAN" not in plan
 
 

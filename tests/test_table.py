@@ -9,7 +9,6 @@ import struct
 import termios
 
 import pytest
-
 from conftest import ROOT
 
 TOOL = '''#!/usr/bin/env python3

@@ -12,7 +12,6 @@ import trustme
 from conftest import ROOT, free_port, until
 
 
-
 @pytest.fixture
 def authority(gm, tmp_path):
     """A certificate authority that the tools are told to trust."""

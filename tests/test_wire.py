@@ -12,15 +12,16 @@ import threading
 import time
 
 import pytest
-from conftest import find_gearmand, free_port, until
+from conftest import ROOT, find_gearmand, free_port, until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from libgm import wire
-from libgm.admin import Admin
 from libgm.errors import Unavailable, Usage
-from libgm.serve import Worker
-from libgm.submit import Submitter
+from libgm.gearman import address
+from libgm.gearman.admin import Admin
+from libgm.gearman.client import Submitter
+from libgm.gearman.connection import LIMIT, PARAMS, SEND, Connection, ServerLost
+from libgm.gearman.worker import Worker
 
 ANY = bytes(range(256)) + "é ✓".encode() + b"\0\377\r\n"
 CREATED, NO_JOB, COMPLETE, ERROR, ASSIGN, STATUS_RES = 8, 10, 13, 19, 31, 20
@@ -31,18 +32,18 @@ def frame(kind: int, *fields: bytes, magic: bytes = b"\0RES") -> bytes:
     return struct.pack(">4sII", magic, kind, len(body)) + body
 
 
-def pair(size: int = 0) -> tuple[wire.Connection, socket.socket]:
+def pair(size: int = 0) -> tuple[Connection, socket.socket]:
     """A Connection, and the server's end of it."""
     ours, theirs = socket.socketpair()
     if size:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
     ours.setblocking(False)
-    connection = wire.Connection(wire.Server("127.0.0.1", 1, False))
+    connection = Connection(address.Server("127.0.0.1", 1, False))
     connection.gearman_socket, connection.connected = ours, True
     return connection, theirs
 
 
-def feed(connection: wire.Connection, theirs: socket.socket, pieces) -> list:
+def feed(connection: Connection, theirs: socket.socket, pieces) -> list:
     """The commands that come out of the connection when the server says pieces, one at a time."""
     found = []
     for piece in pieces:
@@ -53,7 +54,7 @@ def feed(connection: wire.Connection, theirs: socket.socket, pieces) -> list:
     return found
 
 
-def pump(connection: wire.Connection, theirs: socket.socket) -> bytes:
+def pump(connection: Connection, theirs: socket.socket) -> bytes:
     """Send everything that is queued; what the server got."""
     got = bytearray()
     theirs.setblocking(False)
@@ -72,7 +73,7 @@ class Fake:
 
     def __init__(self, serve):
         self.listener = socket.create_server(("127.0.0.1", 0))
-        self.server = wire.Server("127.0.0.1", self.listener.getsockname()[1], False)
+        self.server = address.Server("127.0.0.1", self.listener.getsockname()[1], False)
         self.serve, self.seen = serve, 0
         threading.Thread(target=self.run, daemon=True).start()
 
@@ -110,23 +111,23 @@ def fake():
     ("h", "h:4730"), ("h:1", "h:1"), ("[::1]:80", "[::1]:80"), ("[::1]", "[::1]:4730"), ("::1", "[::1]:4730"),
     ("tls://h:2", "tls://h:2"), ("tls://[fe80::1]", "tls://[fe80::1]:4730"), (" a , b:7,a,", "a:4730,b:7")])
 def test_a_server_list(text, shown):
-    assert ",".join(map(str, wire.parse_servers(text))) == shown
+    assert ",".join(map(str, address.parse_servers(text))) == shown
 
 
 @pytest.mark.parametrize("text", ["", ",", "h:0", "h:65536", "h:x", "h:٣", ":1", "[::1", "[::1]x", "http://h", "tls://",
                                   "a b", "a\nb", "a\0b", "h:" + "9" * 5000])
 def test_a_bad_server_list_is_a_usage_error(text):
     with pytest.raises(Usage):
-        wire.parse_servers(text)
+        address.parse_servers(text)
 
 
 @given(st.text(max_size=30))
 def test_any_server_list_is_parsed_or_a_usage_error(text):
     try:
-        found = wire.parse_servers(text)
+        found = address.parse_servers(text)
     except Usage:
         return
-    assert wire.parse_servers(",".join(map(str, found))) == found
+    assert address.parse_servers(",".join(map(str, found))) == found
 
 
 @given(st.lists(st.tuples(st.binary(max_size=40).filter(lambda name: b"\0" not in name), st.binary(max_size=300))),
@@ -159,8 +160,8 @@ def test_hostile_bytes_give_commands_or_server_lost(data, size):
     with theirs:
         try:
             for kind, _ in feed(connection, theirs, [data[at:at + size] for at in range(0, len(data), size)]):
-                assert kind in wire.PARAMS
-        except wire.ServerLost as error:
+                assert kind in PARAMS
+        except ServerLost as error:
             assert str(error).startswith("127.0.0.1:1: ") and "\n" not in str(error)
     connection.close()
 
@@ -168,7 +169,7 @@ def test_hostile_bytes_give_commands_or_server_lost(data, size):
 @pytest.mark.parametrize("kind", [ASSIGN, COMPLETE, ERROR])
 def test_a_declared_length_of_4_gib_is_not_believed(kind):
     connection, theirs = pair()
-    with theirs, pytest.raises(wire.ServerLost, match="4294967295 bytes"):
+    with theirs, pytest.raises(ServerLost, match="4294967295 bytes"):
         feed(connection, theirs, [struct.pack(">4sII", b"\0RES", kind, (1 << 32) - 1)])
 
 
@@ -177,7 +178,7 @@ def test_what_came_before_the_end_is_delivered_first():
     theirs.sendall(frame(NO_JOB))
     theirs.close()
     assert connection.read_data_from_socket() and connection.read_commands_from_buffer() == 1
-    with pytest.raises(wire.ServerLost, match="the server closed it"):
+    with pytest.raises(ServerLost, match="the server closed it"):
         connection.read_data_from_socket()
 
 
@@ -193,12 +194,12 @@ def test_what_came_before_a_reset_is_delivered_first():
     with theirs:
         connection.gearman_socket = Reset()
         assert connection.read_data_from_socket()
-        with pytest.raises(wire.ServerLost, match="connection reset by peer"):
+        with pytest.raises(ServerLost, match="connection reset by peer"):
             connection.read_data_from_socket()
 
 
 def test_a_payload_over_the_limit_streams_into_a_file_and_frames_go_on(tmp_path):
-    length, asked = wire.LIMIT + 1000, []
+    length, asked = LIMIT + 1000, []
 
     def spool(*heads):
         asked.append(heads)
@@ -215,7 +216,7 @@ def test_a_payload_over_the_limit_streams_into_a_file_and_frames_go_on(tmp_path)
     while len(found) < 2:
         try:
             connection.read_data_from_socket()
-        except wire.ServerLost:
+        except ServerLost:
             raise
         connection.read_commands_from_buffer()
         found += iter(connection.read_command, None)
@@ -235,7 +236,7 @@ def test_partial_sends_lose_nothing():
     for kind, *fields in sent:
         connection.put(kind, *fields)
     head = connection._next_to_send()
-    assert len(head) <= wire.SEND
+    assert len(head) <= SEND
     with theirs:
         assert pump(connection, theirs) == b"".join(frame(*each, magic=b"\0REQ") for each in sent)
 
@@ -248,7 +249,7 @@ def test_a_large_buffer_is_not_copied_when_it_is_sent_in_parts():
     with theirs:
         connection.flush()     # the header, and a first part
         rest = connection._outgoing[0]
-        assert isinstance(rest, memoryview) and len(rest) > wire.SEND
+        assert isinstance(rest, memoryview) and len(rest) > SEND
         theirs.recv(1 << 20)
         connection.flush()
         assert connection._outgoing[0].obj is rest.obj
@@ -271,25 +272,25 @@ def test_an_admin_reply_over_a_megabyte(fake):
 
 
 def test_refused_connection_says_how_to_cure_it():
-    server = wire.Server("127.0.0.1", free_port(), False)
-    with pytest.raises(wire.ServerLost, match=r"^127\.0\.0\.1:\d+: cannot connect: connection refused: is gearmand running\?"):
+    server = address.Server("127.0.0.1", free_port(), False)
+    with pytest.raises(ServerLost, match=r"^127\.0\.0\.1:\d+: cannot connect: connection refused: is gearmand running\?"):
         Admin(server).version()
-    assert issubclass(wire.ServerLost, Unavailable)
+    assert issubclass(ServerLost, Unavailable)
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "a" * 64 + ".example", "a..b"])
 def test_a_host_that_is_no_host(host):
-    with pytest.raises(wire.ServerLost, match="cannot connect"):
-        Admin(wire.Server(host, 4730, False)).version()
+    with pytest.raises(ServerLost, match="cannot connect"):
+        Admin(address.Server(host, 4730, False)).version()
 
 
 def test_a_silent_server_is_given_up(fake, monkeypatch):
     monkeypatch.setenv("GM_TIMEOUT", "0.3")
     silent = fake(lambda connection: connection.recv(1 << 20) and time.sleep(5))
-    with pytest.raises(wire.ServerLost, match="no answer in 0.3 s"):
+    with pytest.raises(ServerLost, match="no answer in 0.3 s"):
         Admin(silent.server).status()
     submitter = Submitter([silent.server])
-    with pytest.raises(wire.ServerLost, match="no answer in 0.3 s"):
+    with pytest.raises(ServerLost, match="no answer in 0.3 s"):
         submitter.submit(b"f", b"u", b"x", "normal", None)
         submitter.finish()
 
@@ -325,7 +326,7 @@ def test_a_server_that_talks_nonsense_is_lost(fake, monkeypatch, said):
         connection.sendall(said)
         connection.recv(1)
     submitter = Submitter([fake(serve).server])
-    with pytest.raises(wire.ServerLost):
+    with pytest.raises(ServerLost):
         submitter.submit(b"f", b"u", b"x", "normal", None)
         submitter.finish()
 
@@ -364,12 +365,12 @@ def test_an_exception_in_a_callback_loses_no_answers(fake):
         submitter.finish()
     began = time.monotonic()
     submitter.finish()
-    assert accepted == [0, 1, 2] and time.monotonic() - began < wire.timeout() / 2
+    assert accepted == [0, 1, 2] and time.monotonic() - began < address.timeout() / 2
 
 
 def test_a_server_that_restarts_after_a_long_rest_is_waited_for(gearmand):
     accepted = []
-    submitter = Submitter(wire.parse_servers(gearmand.server), on_accept=lambda item, *_: accepted.append(item))
+    submitter = Submitter(address.parse_servers(gearmand.server), on_accept=lambda item, *_: accepted.append(item))
     submitter.submit(b"f", b"1", b"x", "normal", 1)
     submitter.finish()
     gearmand.kill()
@@ -382,7 +383,7 @@ def test_a_server_that_restarts_after_a_long_rest_is_waited_for(gearmand):
 
 def test_an_error_packet_belongs_to_its_submission(gearmand):
     told = []
-    submitter = Submitter(wire.parse_servers(gearmand.server), on_accept=lambda item, *_: told.append(item),
+    submitter = Submitter(address.parse_servers(gearmand.server), on_accept=lambda item, *_: told.append(item),
                           on_refuse=lambda item, error: told.append((item, error.code)))
     for item, unique in enumerate([b"a", b"x" * 65, b"b"]):
         submitter.submit(b"f", unique, b"x", "normal", item)
@@ -394,7 +395,7 @@ def test_an_error_packet_belongs_to_its_submission(gearmand):
 @pytest.mark.parametrize("size", [len(ANY), 1 << 20, 16 << 20])
 def test_any_bytes_to_a_worker_and_back(memory_gearmand, size):
     data = (ANY * (size // len(ANY) + 1))[:size]
-    servers, results = wire.parse_servers(memory_gearmand.server), []
+    servers, results = address.parse_servers(memory_gearmand.server), []
     submitter = Submitter(servers, wait=True, on_result=lambda *said: results.append(said[:4]))
     submitter.submit(b"f", b"\377", data, "high", "item")
     worker = Worker(servers, b"f", b"test")
@@ -416,7 +417,7 @@ def test_any_bytes_to_a_worker_and_back(memory_gearmand, size):
 
 
 def test_results_of_merged_uniques_go_to_both(memory_gearmand):
-    servers, results = wire.parse_servers(memory_gearmand.server), []
+    servers, results = address.parse_servers(memory_gearmand.server), []
     submitter = Submitter(servers, wait=True, on_result=lambda *said: results.append((said[0], said[2])))
     for item in (1, 2):
         submitter.submit(b"f", b"same", b"x", "normal", item)
@@ -439,18 +440,18 @@ def test_ipv6(gm):
         pytest.skip("no IPv6 here")
     port = free_port()
     gm.start(find_gearmand(), "--listen=::1", f"--port={port}", "--log-file=stderr")
-    server = wire.Server("::1", port, False)
+    server = address.Server("::1", port, False)
 
     def answers():
         try:
             return Admin(server).version()
-        except wire.ServerLost:
+        except ServerLost:
             return None
     assert until(answers).startswith("OK")
 
 
 def test_a_signal_does_not_end_a_wait(memory_gearmand):
-    servers = wire.parse_servers(memory_gearmand.server)
+    servers = address.parse_servers(memory_gearmand.server)
     worker, heard = Worker(servers, b"f", b"test"), []
     before = signal.signal(signal.SIGALRM, lambda *_: heard.append(1))
     try:
@@ -468,20 +469,20 @@ def test_descriptors_over_1023(memory_gearmand):
     code = ("import os, resource, sys\n"
             "resource.setrlimit(resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n"
             "held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1200)]\n"
-            "from libgm import admin, wire\n"
-            "print(admin.Admin(wire.parse_servers(sys.argv[1])[0]).version())\n")
+            "from libgm.gearman import address, admin\n"
+            "print(admin.Admin(address.parse_servers(sys.argv[1])[0]).version())\n")
     done = subprocess.run([sys.executable, "-c", code, memory_gearmand.server], capture_output=True, timeout=30,
-                          env={**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(wire.__file__))})
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.stdout.startswith(b"OK") and not done.stderr
 
 
 @pytest.mark.parametrize("text, seconds", [("0.2", 0.2), ("0", 0.05), ("nan", 0.05), ("inf", 86400.0)])
 def test_gm_timeout(monkeypatch, text, seconds):
     monkeypatch.setenv("GM_TIMEOUT", text)
-    assert wire.timeout() == seconds
+    assert address.timeout() == seconds
 
 
 def test_gm_timeout_that_is_no_number(monkeypatch):
     monkeypatch.setenv("GM_TIMEOUT", "soon")
     with pytest.raises(Usage, match="GM_TIMEOUT"):
-        wire.timeout()
+        address.timeout()

@@ -12,6 +12,7 @@ import time
 
 from world import HERE, World, strays
 
+
 def roles(world: World) -> dict[str, list[int]]:
     """Living processes of the run by what they are: worker (gm-work's children, the releaser too), job, gearmand, gm-X."""
     found: dict[str, list[int]] = {}

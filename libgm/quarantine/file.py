@@ -1,0 +1,345 @@
+"""The quarantine file, opened: its migration, its transactions, its processes. gm-quarantine(5) is its manual."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sqlite3
+import stat
+import time
+from functools import cached_property
+
+from libgm.errors import Error, Unavailable, reason
+from libgm.quarantine import processes
+from libgm.quarantine.schema import APPLICATION_ID, MIGRATIONS, VERSION
+
+NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "afs", "glusterfs", "lustre", "fuse")
+
+
+def network_type(path: str, table: str = "/proc/self/mountinfo") -> str | None:
+    """The type of the network file system that path lies on, None where it is local or cannot be told.
+
+    table: in the format of proc(5)'s mountinfo.
+    """
+    try:
+        with open(table, encoding="utf-8", errors="surrogateescape") as lines:
+            mounts = [(line.split()[4], line.partition(" - ")[2].split()[0]) for line in lines]
+    except (OSError, IndexError):
+        return None
+    path = os.path.realpath(path)
+    found, kind = "", None
+    for point, this in mounts:
+        point = point.replace("\\040", " ")
+        inside = path == point or path.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(found):
+            found, kind = point, this
+    return kind if kind and kind.partition(".")[0] in NETWORK else None
+
+
+def make(path: str) -> None:
+    """An empty file of the right mode at path, where there is none; its directory only where it is our own default."""
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder) and folder.endswith("/gearmang"):
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+    shared = os.stat(folder).st_mode & stat.S_IWGRP
+    mode = 0o660 if shared else 0o600
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+    except FileExistsError:
+        return
+    try:
+        os.fchmod(fd, mode)   # whatever the umask is
+    finally:
+        os.close(fd)
+
+
+def check_readable(path: str) -> None:
+    """Raises OSError. It is not opened: closing it would drop the locks that a connection of this process holds."""
+    kind = os.stat(path).st_mode
+    if stat.S_ISDIR(kind):
+        raise IsADirectoryError(errno.EISDIR, "Is a directory")
+    if not stat.S_ISREG(kind):
+        raise OSError(errno.EINVAL, "Not a regular file")
+    if not may(path, os.R_OK):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def may(path: str, how: int) -> bool:
+    """Whether open() would: by the effective ids and capabilities, where access(2) goes by the real ones."""
+    return os.access(path, how, effective_ids=os.access in os.supports_effective_ids)
+
+
+def has_wal(path: str) -> bool:
+    try:
+        return os.stat(path + "-wal").st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def open_failure(path: str, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        folder = os.path.dirname(path)
+        if not os.path.isdir(folder):
+            return f"no such file: there is no folder {folder}"
+        return "no such file: nothing was quarantined yet, or $GM_QUARANTINE is not set"
+    return f"cannot open: {reason(error)}"
+
+
+BUSY = 60.0                   # seconds to wait for another writer
+MAKING = 0.25                 # seconds that another process may take to make an empty file a quarantine file
+
+
+def text(value: bytes) -> str | bytes:
+    """value as SQLite shall hold it: TEXT where it is UTF-8, else BLOB, so that equal bytes are equal values.
+
+    A NUL makes it a BLOB too: SQL functions read TEXT only up to it.
+    """
+    if b"\0" in value:
+        return value
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value
+
+
+def raw(value: str | bytes) -> bytes:
+    """text() undone."""
+    return value.encode() if isinstance(value, str) else value
+
+
+def reason_of(error: sqlite3.Error) -> str:
+    """What SQLite says, as the end of a message."""
+    said = str(error).rstrip(".") or type(error).__name__
+    return f"damaged: {said}" if "malformed" in said else said
+
+
+class Store:
+    """An open quarantine file.
+
+    create: make the file where there is none, and migrate it (gm-work, gm-collect and gm-bury only); the others take
+    any earlier version as it is (.version). readonly: nothing will be written. Raises Unavailable with the path in it.
+    Open it after a fork.
+    busy: seconds to wait for another writer.
+    """
+
+    def __init__(self, path: str, create: bool = False, readonly: bool = False, busy: float = BUSY):
+        self.path = os.path.realpath(path)
+        self.readonly, self.busy = readonly, busy
+        self._process: int | None = None
+        self._synchronous = ""
+        kind = network_type(self.path)
+        if kind:
+            raise Unavailable(f"{path}: on a network file system ({kind}), where locks do not hold: use a local disk")
+        try:
+            if os.path.islink(path):
+                os.stat(path)   # the kernel may refuse to follow it (fs.protected_symlinks); and no file is made through it
+            if create:
+                make(self.path)
+            check_readable(self.path)
+        except OSError as error:
+            raise Unavailable(f"{path}: {open_failure(self.path, error)}") from None
+        if not readonly and not may(self.path, os.W_OK):
+            raise Unavailable(f"{path}: cannot write: permission denied")
+        try:
+            self._open(path, create)
+        except sqlite3.Error as error:
+            foreign = "not a database" in str(error)
+            raise Unavailable(f"{path}: " + ("not a quarantine file: not an SQLite database" if foreign else
+                                             f"cannot open: {reason_of(error)}")) from None
+        except UnicodeDecodeError:   # of SQLite's own words about a schema
+            raise Unavailable(f"{path}: cannot open: it is damaged") from None
+
+    def _open(self, path: str, create: bool) -> None:
+        tables, until = self._connect(), time.monotonic() + MAKING   # before the rest: all of them come in one transaction
+        while not (tables or create) and time.monotonic() < until:
+            self.db.close()
+            time.sleep(0.01)
+            tables = self._connect()
+        application, self.version = (self.db.execute(f"PRAGMA {name}").fetchone()[0]
+                                     for name in ("application_id", "user_version"))
+        if application != APPLICATION_ID:
+            empty = not application and not tables
+            if not (empty and create):
+                raise Unavailable(f"{path}: not a quarantine file: " +
+                                  ("empty: gm-work makes it" if empty else "an SQLite database of something else"))
+        if self.version > VERSION:
+            raise Unavailable(f"{path}: from a newer gearmang: its version is {self.version}, this one knows {VERSION}")
+        if self.version < VERSION and create:
+            self._migrate(path)
+        if self.readonly:
+            self.db.execute("PRAGMA query_only=1")
+        self.db.execute("PRAGMA busy_timeout=0")   # execute() waits
+
+    def _connect(self) -> int:
+        """Open .db; how many tables and indexes it has. Raises sqlite3.Error.
+
+        A reader who may not write beside the file cannot have the WAL's index made there: where no WAL is, it needs none.
+        """
+        from urllib.parse import quote
+        modes = ["mode=rw"]
+        if self.readonly and not (may(self.path, os.W_OK) and may(os.path.dirname(self.path), os.W_OK)):
+            modes = ["mode=ro"] if has_wal(self.path) else ["mode=ro", "mode=ro&immutable=1"]
+        for mode in modes:
+            self.db = sqlite3.connect(f"file:{quote(self.path)}?{mode}", uri=True, timeout=self.busy,
+                                      isolation_level=None, check_same_thread=False)
+            try:
+                return self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            except sqlite3.OperationalError:
+                self.db.close()
+                if mode is modes[-1]:
+                    raise
+
+    def _migrate(self, path: str) -> None:
+        mode = self.db.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+        if mode != "wal":
+            raise Unavailable(f"{path}: cannot be put in WAL mode")
+        with self.transaction():
+            version = self.db.execute("PRAGMA user_version").fetchone()[0]   # another may have been first
+            for script in MIGRATIONS[version:]:
+                for statement in script.split(";\n"):
+                    if statement.strip():
+                        self.db.execute(statement)
+            self.db.execute(f"PRAGMA application_id={APPLICATION_ID}")
+            self.db.execute(f"PRAGMA user_version={max(version, VERSION)}")
+        self.version = max(version, VERSION)
+
+    def transaction(self, durable: bool = True) -> "Transaction":
+        """BEGIN IMMEDIATE ... COMMIT; on disk at its end where durable, else after the next durable one."""
+        wanted = "FULL" if durable else "NORMAL"
+        if wanted != self._synchronous:
+            self.db.execute(f"PRAGMA synchronous={wanted}")
+            self._synchronous = wanted
+        return Transaction(self)
+
+    def execute(self, sql: str, values=()) -> sqlite3.Cursor:
+        """One statement. Raises Unavailable.
+
+        Another's lock is waited for here: SQLite's own waits begin at a millisecond, which is what a whole job may take.
+        """
+        pause, until = 0.00005, None
+        while True:
+            try:
+                return self.db.execute(sql, values)
+            except sqlite3.Error as error:
+                now = time.monotonic()
+                until = until or now + self.busy
+                if "locked" not in str(error) or now >= until:
+                    raise Unavailable(f"{self.path}: {reason_of(error)}") from None
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.05)
+
+    def execute_many(self, sql: str, rows) -> None:
+        """One statement for each of rows, within a transaction. Raises Unavailable."""
+        try:
+            self.db.executemany(sql, rows)
+        except sqlite3.Error as error:
+            raise Unavailable(f"{self.path}: {reason_of(error)}") from None
+
+    @contextlib.contextmanager
+    def patience(self, seconds: float):
+        """A context in which another writer is waited for no longer than so."""
+        busy, self.busy = self.busy, seconds
+        try:
+            yield
+        finally:
+            self.busy = busy
+
+    def rows(self, sql: str, values=()) -> list:
+        """All rows of one statement, with no transaction left open. Raises Unavailable."""
+        try:
+            return self.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise Unavailable(f"{self.path}: {reason_of(error)}") from None
+
+    def close(self) -> None:
+        self.db.close()
+
+    # ---- processes
+
+    def join(self, tool: str, function: bytes | None = None, servers: str | None = None) -> int:
+        """Enter this process in the file, its lock held before anybody can see the row; its id."""
+        ident = -1
+        try:
+            with self.transaction(durable=False):
+                ident = self.execute(
+                    "INSERT INTO process (tool, host, namespace, pid, pid_start, started, function, servers) "
+                    "VALUES (?,?,?,?,?,?,?,?)",
+                    (tool, os.uname().nodename, processes.namespace(), os.getpid(), processes.start_time(os.getpid()),
+                     int(time.time()), None if function is None else text(function), servers)).lastrowid
+                processes.hold(self.path, ident)
+        except OSError as error:
+            raise Unavailable(f"{self.path}-alive: cannot lock: {reason(error)}") from None
+        except Unavailable:
+            processes.drop(self.path, ident)   # the id may be another's next
+            raise
+        self._process = ident
+        return ident
+
+    def beside(self, name: str) -> str:
+        """The path of a file of that name in the quarantine file's folder (a row's payload_file)."""
+        return os.path.join(os.path.dirname(self.path), os.path.basename(name))
+
+    @cached_property
+    def tag(self) -> str:
+        """The file's identity on this machine, the same from whatever container and by whatever path it is seen."""
+        found = os.stat(self.path)
+        return f"{found.st_dev:x}-{found.st_ino:x}"
+
+    @property
+    def process(self) -> int:
+        """This process's id in the file, by join(); -1 before it."""
+        return -1 if self._process is None else self._process
+
+    def leave(self) -> None:
+        """Take this process's row out. Its starts stay: whoever is next reads them as of a dead owner."""
+        if self._process is not None:
+            with self.transaction(durable=False):
+                self.execute("DELETE FROM process WHERE id = ?", (self._process,))
+            self._process = None
+
+    def part(self) -> None:
+        """leave() and close(), also where the file takes no writes: the next who sweeps takes the row out."""
+        try:
+            with self.patience(1.0):
+                self.leave()
+        except Unavailable:
+            pass
+        self.close()
+
+    def lives(self, process: int) -> bool:
+        """Whether the process with that id lives: this one, or one whose lock the kernel still holds."""
+        try:
+            return process == self._process or processes.held(self.path, process)
+        except OSError as error:
+            raise Unavailable(f"{self.path}-alive: cannot look at locks: {reason(error)}") from None
+
+
+class Transaction:
+    """A context: commits at its end, rolls back on an exception; sqlite3's errors come out as Unavailable."""
+
+    __slots__ = ("store",)
+
+    def __init__(self, store: Store):
+        self.store = store
+
+    def __enter__(self) -> None:
+        self.store.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind, value, trace) -> None:
+        if kind is None:
+            try:
+                self.store.execute("COMMIT")
+                return
+            except Error:
+                self._roll_back()
+                raise
+        self._roll_back()
+        if kind is not None and issubclass(kind, sqlite3.Error):
+            raise Unavailable(f"{self.store.path}: {reason_of(value)}") from None
+
+    def _roll_back(self) -> None:
+        try:
+            self.store.db.execute("ROLLBACK")
+        except sqlite3.Error:
+            pass   # it had rolled back by itself (a full disk)

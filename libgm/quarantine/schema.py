@@ -1,0 +1,61 @@
+"""The schema of the quarantine file, from its first version on. gm-quarantine(5) is its manual."""
+
+from __future__ import annotations
+
+APPLICATION_ID = 0x676D6171   # "gmaq"
+# A migration takes a file from the version that is its index to the next one. It only adds: older processes go on with it.
+MIGRATIONS = ("""
+CREATE TABLE job (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,     -- never reused
+  revision INTEGER NOT NULL DEFAULT 1,      -- raised by every death
+  state TEXT NOT NULL,                      -- dead, or delayed: a retry waiting for its time
+  key TEXT NOT NULL UNIQUE,                 -- who the job is; its unique is no name
+  function NOT NULL,                        -- TEXT, or BLOB where it is not UTF-8; so are unique_ and data
+  unique_ NOT NULL,
+  priority TEXT NOT NULL DEFAULT 'normal',
+  reason TEXT, error TEXT, stderr TEXT, exit INTEGER, signal TEXT,
+  attempts INTEGER NOT NULL DEFAULT 0,
+  requeues INTEGER NOT NULL DEFAULT 0,
+  first_failed INTEGER, last_failed INTEGER,  -- epoch seconds
+  due REAL,                                 -- epoch seconds
+  servers TEXT,                             -- of the worker; whoever has the same list releases it when due
+  server TEXT, handle TEXT, host TEXT, fingerprint TEXT,
+  claim INTEGER,                            -- process(id) that is sending it; void when that is dead
+  nonce TEXT,                               -- of the requeue under way
+  payload_file TEXT,                        -- of a payload too large for a row
+  data NOT NULL
+);
+CREATE INDEX job_function ON job(function, state);
+CREATE INDEX job_unique ON job(unique_);
+CREATE INDEX job_fingerprint ON job(fingerprint);
+CREATE INDEX job_due ON job(due) WHERE state = 'delayed';
+CREATE INDEX job_claim ON job(claim) WHERE claim IS NOT NULL;
+CREATE TABLE process (                      -- ours that own starts or claims; each locks byte id of FILE-alive
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  tool TEXT NOT NULL, host TEXT NOT NULL,
+  namespace INTEGER, pid INTEGER, pid_start INTEGER,
+  started INTEGER NOT NULL, function, servers TEXT,
+  paused_until REAL, paused_why TEXT
+);
+CREATE TABLE start (                        -- a row per run, ended only by its process
+  process INTEGER NOT NULL, run INTEGER NOT NULL,
+  identity BLOB NOT NULL,                   -- digest of function, wire unique and payload
+  function NOT NULL, unique_ NOT NULL, handle TEXT, server TEXT,
+  attempts INTEGER NOT NULL, started REAL NOT NULL,
+  mark TEXT,                                -- released: no attempt; hung: ended by gm-reap
+  PRIMARY KEY (process, run)
+) WITHOUT ROWID;
+CREATE INDEX start_identity ON start(identity);
+CREATE TABLE audit (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  time INTEGER NOT NULL, action TEXT NOT NULL, user TEXT, host TEXT,
+  job INTEGER, revision INTEGER, key TEXT, function, unique_, reason TEXT, error TEXT, fingerprint TEXT
+);
+CREATE INDEX audit_job ON audit(job);
+""", """
+-- edited: whether a requeue sent something else than had failed
+ALTER TABLE audit ADD COLUMN edited INTEGER;
+CREATE INDEX audit_key ON audit(key);
+CREATE INDEX job_cause ON job(function, fingerprint, reason, last_failed, first_failed) WHERE state = 'dead';
+""")
+VERSION = len(MIGRATIONS)

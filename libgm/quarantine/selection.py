@@ -1,0 +1,163 @@
+"""What the options of gm-dead and gm-history select: rows in pages, so that no read transaction outlives a page."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+
+from libgm.errors import BadRecord, Unavailable
+from libgm.quarantine.file import Store, raw, reason_of, text
+from libgm.quarantine.jobs import COLUMNS, fetch
+
+BATCH_ROWS, BATCH_BYTES = 500, 1 << 20   # of a page
+GROUPS = 20_000                          # causes of a page
+FINGERPRINT = 12                         # hex digits of a whole one
+COMPARED = {"since": "{time} >= ?", "until": "{time} <= ?", "unique": "unique_ = ?",
+            "part of fingerprint": "fingerprint BETWEEN ? AND ? || 'g'"}
+
+
+def functions(store: Store, table: str = "job") -> list[bytes]:
+    """The functions that the file has rows of: a step per function where there is an index."""
+    return [raw(function) for function, in store.rows(
+        f"WITH RECURSIVE f(x) AS (SELECT min(function) FROM {table} UNION ALL "
+        f"SELECT (SELECT min(function) FROM {table} WHERE function > f.x) FROM f WHERE f.x IS NOT NULL) "
+        "SELECT x FROM f WHERE x IS NOT NULL")]
+
+
+def where(store: Store, selectors: dict, table: str = "job") -> tuple[str, list]:
+    """SQL and values for selectors by name, None for those not given.
+
+    function is a glob, since and until compare with the last failure (or the time of what was done), the others are
+    exact, a fingerprint as far as it goes. What is exact is compared as it stands, so that its index serves; a glob is by the functions it matches.
+    """
+    time = "last_failed" if table == "job" else "time"
+    terms, values = [], []
+    for name, value in selectors.items():
+        if value is None:
+            continue
+        if name == "function" and any(sign in value for sign in "*?["):
+            from fnmatch import fnmatchcase
+            known = functions(store, table)
+            matching = [text(function) for function in known if fnmatchcase(os.fsdecode(function), value)]
+            if len(matching) == len(known):
+                continue
+            # the + keeps several of them from being read by index and sorted, page after page
+            column = "function" if len(matching) == 1 else "+function"
+            terms.append(f"{column} IN ({', '.join('?' * len(matching))})")
+            values += matching
+            continue
+        if name == "fingerprint" and len(value) < FINGERPRINT:   # as much of it as a narrow table shows
+            name = f"part of {name}"
+            values.append(value)
+        terms.append(COMPARED.get(name, f"{name} = ?").format(time=time))
+        values.append(text(os.fsencode(value)) if name in ("function", "unique", "user") else value)
+    return " AND ".join(terms) or "1", values
+
+
+def paged(store: Store, table: str, columns: tuple, selected: tuple[str, list], after: int = 0, limit: int | None = None):
+    """Rows of a table in the order of their ids, from those there at the start; ids above after; at most limit."""
+    terms, values = selected
+    last = store.rows(f"SELECT max(id) FROM {table}")[0][0] or 0
+    sql = f"SELECT {', '.join(columns)} FROM {table} WHERE id > ? AND id <= ? AND {terms} ORDER BY id LIMIT ?"
+    heavy = columns[-1] == "data"
+    left = -1 if limit is None else limit
+    while left:
+        page, size = [], 0
+        cursor = store.execute(sql, (after, last, *values, min(left, BATCH_ROWS) if left > 0 else BATCH_ROWS))
+        try:
+            for found in cursor:
+                page.append(found)
+                size += len(found[-1]) if heavy else 0
+                if size > BATCH_BYTES:
+                    break
+            else:
+                size = 0
+        except sqlite3.Error as error:
+            raise Unavailable(f"{store.path}: {reason_of(error)}") from None
+        finally:
+            cursor.close()
+        yield from page
+        if not page or (len(page) < BATCH_ROWS and not size):
+            return
+        after = page[-1][0]
+        left = left - len(page) if left > 0 else left
+
+
+def pattern(match: str | None):
+    """The compiled --match. Raises BadRecord."""
+    if match is None:
+        return None
+    import re
+    import warnings
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return re.compile(match)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise BadRecord(f"--match: not a regular expression: {error}") from None
+
+
+def jobs(store: Store, selectors: dict, after: int = 0, limit: int | None = None):
+    """The selected rows, by quarantine.COLUMNS, oldest first.
+
+    match (a regular expression on the error) is tried here, not by SQLite: with no transaction open, however long it
+    takes. Raises BadRecord.
+    """
+    selectors = dict(selectors)
+    matches = pattern(selectors.pop("match", None))
+    if matches is None:
+        yield from paged(store, "job", COLUMNS, where(store, selectors), after, limit)
+        return
+    for ident, error in paged(store, "job", ("id", "error"), where(store, selectors), after):
+        if limit == 0:
+            return
+        if matches.search(error or ""):
+            found = fetch(store, ident)
+            if found is not None and found[COLUMNS.index("state")] == selectors["state"]:
+                limit = limit and limit - 1
+                yield found
+
+
+CAUSE = "function, fingerprint, count(*) AS count, min(first_failed) AS first, max(last_failed) AS last, max(id) AS sample"
+
+
+def causes(store: Store, selectors: dict, after: int = 0, limit: int | None = None):
+    """The selected jobs by cause, the most frequent first: dicts of count, function (bytes), reason, error (of the
+    sample), fingerprint, first_failed, last_failed (epoch seconds), sample (an id, the newest). Raises BadRecord."""
+    selectors = dict(selectors)
+    matches = pattern(selectors.pop("match", None))
+    state = selectors.pop("state")   # spelled out, since its index is a partial one
+    terms, values = where(store, selectors)
+    terms = f"state = '{state}' AND {terms}" + (" AND id > ?" if after else "")
+    values = values + [after] * bool(after)
+    found = _in_sql(store, terms, values, limit) if matches is None else _matching(store, terms, values, matches)[:limit]
+    for function, fingerprint, count, first, last, sample, reason, error in found:
+        yield {"count": count, "function": raw(function), "reason": reason, "error": error, "fingerprint": fingerprint,
+               "first_failed": first, "last_failed": last, "sample": sample}
+
+
+def _in_sql(store: Store, terms: str, values: list, limit: int | None):
+    """Grouped along an index that has all it takes: memory does not grow with the jobs. Pages, by count and cause."""
+    sql = (f"SELECT g.*, job.reason, job.error FROM (SELECT {CAUSE} FROM job WHERE {terms} GROUP BY function, fingerprint "
+           "HAVING (-count(*), -max(id)) > (?, ?) ORDER BY count DESC, sample DESC LIMIT ?) AS g "
+           "JOIN job ON job.id = g.sample ORDER BY count DESC, sample DESC")
+    left, page, last = limit, [], (-(1 << 62), 0)
+    while left is None or left > 0:
+        page = store.rows(sql, (*values, *last, min(GROUPS, GROUPS if left is None else left)))
+        yield from page
+        if len(page) < GROUPS:
+            return
+        left = left and left - len(page)
+        last = -page[-1][2], -page[-1][5]
+
+
+def _matching(store: Store, terms: str, values: list, matches) -> list[tuple]:
+    """The same where a regular expression has its say; memory grows with the causes."""
+    found: dict = {}
+    columns = ("id", "function", "fingerprint", "first_failed", "last_failed", "reason", "error")
+    for ident, function, fingerprint, first, last, reason, error in paged(store, "job", columns, (terms, values)):
+        if matches.search(error or ""):
+            first = last if first is None else first
+            count, before, since = found.get((function, fingerprint), (0, first, last))[:3]
+            found[function, fingerprint] = (count + 1, min(before, first), max(since, last), ident, reason, error)
+    return sorted(((*cause, *rest) for cause, rest in found.items()), key=lambda row: (-row[2], -row[5]))

@@ -1,0 +1,104 @@
+"""What the shells' completions ask a tool for: names from the servers and the quarantine file, soon or never.
+
+The question is $GM_COMPLETE, "KIND PREFIX"; KIND is the placeholder that stands for the value in a tool's usage. An
+answer is a line: a candidate, and behind a tab what it is.
+"""
+
+from __future__ import annotations
+
+import os
+
+from libgm.errors import Error
+from libgm.shell.lines import safe
+
+LIMIT = 0.7   # seconds, of the one that a person who pressed Tab will wait
+MOST = 100    # candidates that a person will look at
+CUT = 60      # characters of what a candidate is
+IDS = "SELECT id, function, error FROM job WHERE id < ? ORDER BY id DESC LIMIT 1000"
+# of an index, the next value and one row that has it: no walk over all rows
+NEXT = "SELECT {0}, {1} FROM job WHERE {0} {2} ? ORDER BY {0} LIMIT 1"
+
+
+def answer(question: str, args: dict) -> None:
+    """Print the candidates; args: the options typed so far, by long name. What cannot be had is left out."""
+    import threading
+    kind, _, prefix = question.partition(" ")
+    watchdog = threading.Timer(LIMIT, os._exit, (0,))   # also out of a name server that does not answer
+    watchdog.daemon = True
+    watchdog.start()
+    sources = {"FUNCTION": (from_file, from_servers), "GLOB": (from_file, from_servers),
+               "ID": (idents,), "HEX": (fingerprints,), "KEY": (uniques,)}.get(kind, ())
+    given: set[str] = set()
+    for source in sources:
+        try:
+            for candidate, what in source(args, prefix):
+                if len(given) >= MOST:
+                    return
+                if candidate.startswith(prefix) and candidate not in given and usable(candidate):
+                    given.add(candidate)
+                    line = f"{candidate}\t{safe(what)[:CUT]}".rstrip("\t") + "\n"
+                    os.write(1, line.encode("utf-8", "replace"))
+        except (Error, OSError, ValueError):
+            pass
+
+
+def usable(candidate: str) -> bool:
+    """Whether a shell can take it as one line, and a terminal show it as it is."""
+    return bool(candidate) and safe(candidate) == candidate and "�" not in candidate and not candidate.startswith("-")
+
+
+def as_text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value or "")
+
+
+def store(args: dict):
+    from libgm.quarantine.file import Store
+    from libgm.shell import places
+    return Store(os.path.expanduser(places.quarantine(args)), readonly=True)
+
+
+def scan(args: dict, column: str, what: str, prefix: str):
+    """(value, what) of each different value of an indexed column that begins so, in order."""
+    opened, last, operator = store(args), prefix, ">="
+    while True:
+        row = opened.execute(NEXT.format(column, what, operator), (last,)).fetchone()
+        if row is None or not as_text(row[0]).startswith(prefix):
+            return
+        last, operator = row[0], ">"
+        yield as_text(row[0]), as_text(row[1])
+
+
+def from_file(args: dict, prefix: str):
+    return ((function, "") for function, _ in scan(args, "function", "''", prefix))
+
+
+def fingerprints(args: dict, prefix: str):
+    return scan(args, "fingerprint", "error", prefix)
+
+
+def uniques(args: dict, prefix: str):
+    return scan(args, "unique_", "function || ': ' || error", prefix)
+
+
+def idents(args: dict, prefix: str):
+    """The newest first."""
+    opened, last = store(args), 1 << 62
+    while True:
+        rows = opened.execute(IDS, (last,)).fetchall()
+        if not rows:
+            return
+        for last, function, error in rows:
+            yield str(last), f"{as_text(function)}: {as_text(error)}"
+
+
+def from_servers(args: dict, prefix: str):
+    os.environ["GM_TIMEOUT"] = str(LIMIT / 2)
+    from libgm.gearman import address
+    from libgm.gearman.admin import Admin
+    from libgm.shell import places
+    for server in address.parse_servers(places.servers(args)):
+        try:
+            for function, *_ in Admin(server).status():
+                yield as_text(function), ""
+        except Error:
+            pass

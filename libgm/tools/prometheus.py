@@ -1,0 +1,52 @@
+"""A snapshot in Prometheus' text format, for the textfile collector of node_exporter.
+
+https://prometheus.io/docs/instrumenting/exposition_formats/ and .../practices/naming/ are the rules.
+"""
+
+from __future__ import annotations
+
+from libgm import job
+from libgm.units import epoch
+
+
+def escape(value: str | bytes) -> str:
+    """A label's value; bytes that are no UTF-8 as \\xff, so that names stay different."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "backslashreplace")
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def family(name: str, about: str, samples: list[tuple[dict, float]]) -> str:
+    """HELP, TYPE and a line per (labels, value); nothing where there are no samples."""
+    lines = [f"# HELP gearmang_{name} {about}", f"# TYPE gearmang_{name} gauge"]
+    for labels, value in samples:
+        shown = ",".join(f'{label}="{escape(of)}"' for label, of in labels.items())
+        lines.append(f"gearmang_{name}{{{shown}}} {value}" if shown else f"gearmang_{name} {value}")
+    return "\n".join(lines) + "\n" if samples else ""
+
+
+def text(servers: list, found: list[tuple], quarantine: list[dict], quarantine_up: bool | None) -> bytes:
+    """The whole text: of the servers asked, what status.queues() found, and the rows of the quarantine file.
+
+    quarantine_up: None where there is no file yet.
+    """
+    up = {server for server, _ in found}
+    rows = [({"server": str(server), "function": row["function"]}, row) for server, of in found for row in of]
+    dead = [({"function": row["function"]}, row) for row in quarantine]
+    parts = [family("up", "Whether the server answers.", [({"server": str(server)}, int(server in up)) for server in servers])]
+    for name, field, about in (("waiting_jobs", "waiting", "Jobs that no worker has begun."),
+                               ("running_jobs", "running", "Jobs in a worker's hands, as gearmand counts them."),
+                               ("workers", "workers", "Connected workers that can do the function.")):
+        parts.append(family(name, about, [(labels, row[field]) for labels, row in rows]))
+    parts.append(family("queued_jobs", "Queued jobs by priority.",
+                        [({**labels, "priority": name}, row[name]) for labels, row in rows for name in job.PRIORITIES]))
+    if quarantine_up is not None:
+        parts.append(family("quarantine_up", "Whether the quarantine file can be read.", [({}, int(quarantine_up))]))
+    for name, field, about in (("delayed_jobs", "delayed", "Retries that wait for their time."),
+                               ("overdue_jobs", "overdue", "Delayed retries whose time has passed."),
+                               ("dead_jobs", "dead", "Jobs in quarantine.")):
+        parts.append(family(name, about, [(labels, row[field]) for labels, row in dead]))
+    for name, field, about in (("oldest_dead_timestamp_seconds", "oldest_dead", "When the job failed that is longest dead."),
+                               ("oldest_start_timestamp_seconds", "oldest_start", "When the job began that runs longest.")):
+        parts.append(family(name, about, [(labels, epoch(row[field])) for labels, row in dead if row[field]]))
+    return "".join(parts).encode()

@@ -1,0 +1,83 @@
+"""The release of delayed retries when they are due (rule 2): claim, submit, acknowledged, remove."""
+
+from __future__ import annotations
+
+import time
+
+from libgm import job
+from libgm.errors import Error
+from libgm.gearman.connection import ServerLost
+from libgm.quarantine import claims
+from libgm.quarantine.file import Store, raw
+from libgm.shell.messages import Trouble
+from libgm.shell.signals import Control
+from libgm.worker.memory import outgrown
+
+HORIZON_SLACK = 60.0       # seconds beyond --max-delay before a due time is taken for a stepped clock
+
+
+def release_due(store: Store, settings) -> int:
+    """Submit the delayed retries of workers with our server list that are due; how many. Claim, submit, remove."""
+    from libgm.gearman.client import Submitter
+    now = time.time()
+    claimed = claims.claim_due(store, settings.server_list, now, now + settings.max_delay + HORIZON_SLACK)
+    if not claimed:
+        return 0
+    accepted: list = []
+    refused: list = []
+    submitter = Submitter(settings.servers, on_accept=lambda found, handle, server: accepted.append(found),
+                          on_refuse=lambda found, error: refused.append(error))
+    lost = None
+    try:
+        for found in claimed:
+            function, unique, data, priority = resubmission(found)
+            submitter.submit(function, unique, data, priority, found)
+        submitter.finish()
+    except ServerLost as error:
+        lost = error
+    finally:
+        submitter.close()
+    claims.remove_released(store, accepted)
+    claims.give_back(store, [found["id"] for found in claimed])
+    if lost or refused:
+        raise lost or refused[0]
+    return len(accepted)
+
+
+def resubmission(found: dict) -> tuple[bytes, bytes, bytes, str]:
+    """(function, wire unique, enveloped payload, priority) of a delayed retry's row."""
+    function, key = raw(found["function"]), found["key"]
+    envelope = job.Envelope(key, raw(found["unique_"]), found["attempts"], found["requeues"], found["first_failed"],
+                            found["priority"])
+    return (function, job.wire_unique(function, key, "attempt", found["attempts"]),
+            job.wrap(envelope, raw(found["data"])), found["priority"])
+
+
+def run_releaser(settings, parent_fd: int) -> int:
+    """The process that releases delayed retries on time while the workers are busy; ends with the parent."""
+    control = Control(0, parent_fd)
+    store = None
+    trouble = Trouble()
+    while not (control.stopping or control.retired):
+        try:
+            store = store or open_store(settings)
+            released = 0
+            while count := release_due(store, settings):
+                released += count
+            trouble.over()
+            pause = 1.0
+            if released and outgrown():
+                break   # a large payload came by: whoever replaces us starts small
+        except Error as error:
+            pause = trouble.say(f"delayed retries: {error}")
+        control.wait(pause)
+    if store:
+        store.part()
+    return 0
+
+
+def open_store(settings) -> Store:
+    """The file, this process entered in it: what it claims is void when it dies."""
+    store = Store(settings.quarantine, create=True)
+    store.join("gm-work releaser", settings.function, settings.server_list)
+    return store
