@@ -1,4 +1,4 @@
-"""libgm.cli, through small tools that are run: options, messages, exit statuses, signals."""
+"""libgm.shell, through small tools that are run: options, messages, exit statuses, signals."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def test_a_hung_worker_is_gone_with_its_job_which_is_retried_elsewhere_and_count
 STUCK = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
-from libgm.store import Store
+from libgm.quarantine.file import Store
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 store = Store(os.environ["GM_QUARANTINE"], create=True)
 store.join("gm-work", b"f", "x:1")

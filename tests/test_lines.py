@@ -1,4 +1,4 @@
-"""libgm.lines: lines in and out, and text for a terminal."""
+"""libgm.shell.lines: lines in and out, and text for a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""libgm.table: a listing is JSON lines, or a table that fits the terminal."""
+"""libgm.shell.table: a listing is JSON lines, or a table that fits the terminal."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ Options:
   --table    print a table
   --rows=N   rows [default: 3]
 """
-from libgm import cli
-from libgm.table import Listing
+from libgm.shell import options
+from libgm.shell.run import run
+from libgm.shell.table import Listing
 
 
 def main(args):
     columns = [(name, lambda record, name=name: record[name]) for name in ("id", "error")]
     found = Listing(args, columns, "dead jobs in FILE")
     words = args["WORD"] or ["some text"]
-    for number in range(cli.number(args, "--rows")):
+    for number in range(options.number(args, "--rows")):
         found.add({"id": number, "error": words[number % len(words)]})
     found.close()
 
 
-cli.run(main, __doc__)
+run(main, __doc__)
 '''
 
 
