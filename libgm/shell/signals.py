@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -99,3 +100,13 @@ def ignore_first_interrupt() -> None:
     """For a filter in a pipe that a terminal's Ctrl-C reaches as a whole: it ends with its input, or on the second SIGINT."""
     import signal
     signal.signal(signal.SIGINT, lambda *_: signal.signal(signal.SIGINT, signal.default_int_handler))
+
+
+@contextlib.contextmanager
+def held():
+    """A context in which SIGINT, SIGTERM and SIGHUP wait, and threads that begin in it never see them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
