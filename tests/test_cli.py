@@ -37,7 +37,8 @@ def tool(gm, tmp_path):
         def __call__(self, body=ECHO, usage="[--] [ID...]", command=False):
             body = "\n    ".join(body.split("\n"))
             self.path.write_text(f'#!/usr/bin/env python3\n"""{DOC.format(usage=usage)}"""\n'
-                                 "import os, sys\nfrom libgm import errors\nfrom libgm.shell import lines, messages, options, places\nfrom libgm.shell.run import run\n\n\n"
+                                 "import os, sys\nfrom libgm import errors\n"
+                                 "from libgm.shell import lines, messages, options, places\nfrom libgm.shell.run import run\n\n\n"
                                  f"def main(args):\n    {body}\n\n\n"
                                  f"run(main, __doc__, command={command})\n")
             self.path.chmod(0o755)
@@ -242,17 +243,51 @@ from libgm.shell import signals
 stop = signals.stopping()
 poll = select.poll()
 poll.register(stop.fd, select.POLLIN)
-os.write(1, b"%d%d" % (stop.set, stop.count))
-while stop.count < 2:
+os.write(1, b"%d" % stop.count())
+while stop.count() < 2:
     poll.poll()
-    os.read(stop.fd, 9)
-    os.write(1, b"%d%d" % (stop.set, stop.count))""")
+    stop.clear()
+    os.write(1, b"%d" % stop.count())""")
     process = gm.start(tool.path, env=tool.env)
-    for number, said in (signal.SIGTERM, b"00"), (signal.SIGINT, b"0011"):
+    for number, said in (signal.SIGTERM, b"0"), (signal.SIGINT, b"01"):
         until(lambda: process.out_path.read_bytes() == said)
         process.send_signal(number)
     assert process.wait(20) == 0
-    assert process.out_path.read_bytes() == b"001112"
+    assert process.out_path.read_bytes() == b"012"
+
+
+CONTROL = """from libgm.shell.signals import Control
+reading, writing = os.pipe()
+control = Control(60.0, reading, interrupt=%s)
+control.on_term = lambda: os.write(1, b"on_term ")
+os.write(1, b"ready ")
+%s"""
+
+
+def test_control_stops_at_the_first_term_and_gives_no_grace_at_the_second(tool, gm):
+    tool(CONTROL % (True, """import time
+while not control.stopping: control.wait(60)
+os.write(1, b"%d " % (control.deadline() > time.monotonic() + 30))
+while control.deadline() > time.monotonic(): control.wait(60)"""))
+    process = gm.start(tool.path, env=tool.env)
+    for number, said in (signal.SIGTERM, b"ready "), (signal.SIGINT, b"ready on_term 1 "):
+        until(lambda: process.out_path.read_bytes() == said)
+        process.send_signal(number)
+    assert process.wait(20) == 0
+    assert process.out_path.read_bytes() == b"ready on_term 1 "
+
+
+@pytest.mark.parametrize("end", ["signal", "parent"])
+def test_control_retires_at_hup_and_at_the_death_of_the_parent(tool, gm, end):
+    tool(CONTROL % (False, f"if {end == 'parent'}: os.close(writing)\n"
+                    "while not control.retired: control.wait(60)\nos.write(1, b'%d' % control.stopping)"))
+    process = gm.start(tool.path, env=tool.env)
+    until(lambda: process.out_path.read_bytes().startswith(b"ready "))
+    if end == "signal":
+        process.send_signal(signal.SIGINT)   # which a worker ignores
+        process.send_signal(signal.SIGHUP)
+    assert process.wait(20) == 0
+    assert process.out_path.read_bytes() == b"ready 0"
 
 
 @pytest.mark.parametrize("args, env, found", [
@@ -278,6 +313,19 @@ def test_numbers_and_durations(tool):
     for text in "0", "100", "x", "-1", "", "1.5", "٣", "9" * 5000:
         assert tool.refused("--jobs", text) == f"--jobs: not a number from 1 to 99: {text!r}"
     assert tool.refused("-t", "x") == "--timeout: not a duration: 'x' (a number with s, m, h, d or w)"
+
+
+def test_times_choices_and_ids(tool):
+    tool("import json\n"
+         "found = [options.when(args, '--timeout', 1e9), options.choice(args, '--jobs', ('1', '2')), options.ids(args['ID'])]\n"
+         "os.write(1, json.dumps(found).encode())")
+    assert tool.args() == [None, "1", []]
+    assert tool.args("-t", "2d", "-j", "2", "7", "08") == [1e9 - 172800, "2", [7, 8]]
+    assert tool.args("-t", "1970-01-02")[0] == 86400
+    assert tool.refused("-t", "x") == "--timeout: neither an age (2d) nor an ISO 8601 time: 'x'"
+    assert tool.refused("-j", "3") == "--jobs: '3' is not one of 1, 2"
+    for text in "x", "-", "1.5", "٣", str(1 << 63), "9" * 5000:
+        assert tool.refused(text) == f"not an id: {text!r}"
 
 
 @pytest.mark.parametrize("args, module, extra", [

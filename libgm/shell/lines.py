@@ -12,16 +12,17 @@ CHUNK = 1 << 18
 
 
 class ReaderGone(Error):
-    """Whoever read standard output has gone away."""
+    """The reader of standard output has gone away."""
 
 
 def unsafe(point: int) -> bool:
+    """Whether a terminal would act on a code point."""
     return (point < 32 or 127 <= point < 160 or 0x200E <= point <= 0x200F or 0x2028 <= point <= 0x202E or
             0x2066 <= point <= 0x2069 or 0xD800 <= point < 0xE000 or point == 0xFEFF)
 
 
 def safe(text: str) -> str:
-    """text with all made visible that a terminal would act on: control, bidirectional, line separators."""
+    """text with the characters escaped that a terminal would act on: control, bidirectional, line separators."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(char if not unsafe(ord(char)) else
@@ -30,9 +31,10 @@ def safe(text: str) -> str:
 
 
 class Input:
-    """Lines of a descriptor: yields (number, line without its end); waiting() is called before it blocks.
+    """The lines of a descriptor: yields (number, line without its end).
 
-    tick: seconds after which waiting() is called again while nothing comes.
+    null: lines end in NUL. waiting() is called before a read blocks, and again every `tick` seconds while it does.
+    Raises Error.
     """
 
     def __init__(self, fd: int = 0, null: bool = False, waiting=lambda: None, tick: float | None = None):
@@ -53,8 +55,7 @@ class Input:
                 poll.poll()
                 continue
             except OSError as error:
-                why = reason(error)
-                raise Error(f"standard input: cannot read: {why}") from None
+                raise Error(f"standard input: cannot read: {reason(error)}") from None
             if not chunk:
                 break
             if self.end not in chunk:
@@ -72,7 +73,7 @@ class Input:
 
 
 def records(source, report, name: str = "stdin"):
-    """(where, record) of each JSON line; one that is no object goes to report(BadRecord), skipped."""
+    """(where, record) of each JSON line. A line that is no object goes to report(BadRecord) and is skipped."""
     import json
     decode = json.JSONDecoder(parse_constant=refuse).decode
     for number, line in source:
@@ -94,12 +95,12 @@ def records(source, report, name: str = "stdin"):
 
 
 def refuse(constant: str):
-    """NaN and Infinity, which Python's json takes, are no JSON."""
+    """Refuse NaN and Infinity, which Python's json takes though they are no JSON. Raises ValueError."""
     raise ValueError(f"{constant} is not a JSON number")
 
 
 def stdin_or_usage(what: str = "give operands, or lines on standard input") -> None:
-    """Raises Usage where standard input is a terminal: no tool waits there in silence."""
+    """Raise Usage if standard input is a terminal: no tool waits there in silence."""
     try:
         terminal = os.isatty(0)
     except OSError:
@@ -118,13 +119,13 @@ def dump(record: dict) -> bytes:
 
 @lru_cache(None)
 def encoder(ascii: bool):
-    """JSON of an object, to one line: json.dumps() would make its encoder anew for each."""
+    """A function from an object to its JSON on one line. It is kept, since json.dumps() makes an encoder for each call."""
     import json
     return json.JSONEncoder(separators=(",", ":"), ensure_ascii=ascii).encode
 
 
 def escaped(data: bytes) -> bytes:
-    """JSON lines with all but printable ASCII as \\u escapes, which say the same and do nothing to a terminal."""
+    """JSON lines in printable ASCII: \\u escapes mean the same, and a terminal does not act on them."""
     import re
     return re.sub(r"[^\n -~]", lambda found: "".join(
         f"\\u{unit[0]:02x}{unit[1]:02x}" for unit in zip(*[iter(found[0].encode("utf-16-be", "surrogatepass"))] * 2)),
@@ -132,15 +133,18 @@ def escaped(data: bytes) -> bytes:
 
 
 class Output:
-    """Standard output, buffered. Raises ReaderGone, or Error where a write, flush or close fails."""
+    """Standard output, buffered. Raises ReaderGone, or Error if a write, flush or close fails."""
 
     LIMIT = 1 << 16
 
     def __init__(self, fd: int = 1, quiet: bool = False):
-        self.fd, self.quiet, self.parts, self.size = fd, quiet, [], 0
+        self.fd, self.quiet = fd, quiet
+        self.parts: list[bytes] = []
+        self.size = 0
         self.terminal = os.isatty(fd)
 
     def emit(self, record: dict) -> None:
+        """Write a record as a JSON line."""
         if not self.quiet:
             self.write_lines(dump(record))
 
@@ -149,6 +153,7 @@ class Output:
         self.write(escaped(data) if self.terminal else data)
 
     def write(self, data: bytes) -> None:
+        """Write bytes as they are."""
         if self.quiet:
             return
         self.parts.append(data)
@@ -157,6 +162,7 @@ class Output:
             self.flush()
 
     def flush(self) -> None:
+        """Hand everything written so far to the system."""
         if not self.parts:
             return
         data = memoryview(b"".join(self.parts))
@@ -169,16 +175,21 @@ class Output:
                     poll = select.poll()
                     poll.register(self.fd, select.POLLOUT)
                     poll.poll()
-        except BrokenPipeError:
-            raise ReaderGone("standard output: its reader has gone") from None
         except OSError as error:
-            raise Error(f"standard output: cannot write: {reason(error)}") from None
+            raise write_error(error) from None
 
     def close(self) -> None:
-        """The last flush; a failure of close() itself (a full disk elsewhere) counts too."""
+        """Flush for the last time. A failure of close() itself, as on a full disk elsewhere, counts too."""
         self.flush()
         if self.fd == 1:
             try:
                 os.close(os.dup(1))
             except OSError as error:
-                raise Error(f"standard output: cannot write: {reason(error)}") from None
+                raise write_error(error) from None
+
+
+def write_error(error: OSError) -> Error:
+    """The error to raise for a failed write to standard output."""
+    if isinstance(error, BrokenPipeError):
+        return ReaderGone("standard output: its reader has gone")
+    return Error(f"standard output: cannot write: {reason(error)}")

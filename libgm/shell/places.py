@@ -6,7 +6,7 @@ import os
 
 
 def quarantine(args: dict) -> str:
-    """The quarantine file's path: the option, $GM_QUARANTINE, or the default place."""
+    """The path of the quarantine file: --quarantine, else $GM_QUARANTINE, else the default place."""
     given = args.get("--quarantine") or os.environ.get("GM_QUARANTINE")
     if given:
         return given
@@ -17,5 +17,5 @@ def quarantine(args: dict) -> str:
 
 
 def servers(args: dict) -> str:
-    """The list of servers: the option, $GM_SERVERS, or the default."""
+    """The list of servers: --server, else $GM_SERVERS, else the default."""
     return args.get("--server") or os.environ.get("GM_SERVERS") or "127.0.0.1:4730"

@@ -14,23 +14,28 @@ ROWS = 1000   # that are laid out together, so that memory stays bounded
 
 
 class Listing:
-    """args: --json, --table; columns: (heading, function record -> cell); where: what an empty one is of.
+    """A listing on standard output.
 
-    stands_out: tells of a record whether a terminal shows its row bold and red (not where $NO_COLOR is set).
+    args: has --json and --table, which force a form. columns: of (heading, function from record to cell). where: what
+    is listed, for the message of an empty listing. stands_out(record): whether a terminal shows the row bold and red,
+    unless $NO_COLOR is set.
     """
 
     def __init__(self, args: dict, columns: list, where: str, stands_out=lambda record: False):
         self.terminal = os.isatty(1)
         self.table = args["--table"] or (self.terminal and not args["--json"])
-        self.columns, self.where, self.rows, self.any = columns, where, [], False
-        self.stands_out, self.marks = stands_out, []
+        self.columns, self.where, self.stands_out = columns, where, stands_out
+        self.any = False
+        self.rows: list[list] = []
+        self.marks: list[bool] = []   # of the rows that stand out
         self.colour = self.terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         self.output = Output()
-        # a pipe's reader may show its own, and a terminal shows the records
+        # no progress beside records on a terminal, nor in a pipe, whose reader may show its own
         self.progress = Progress("records") if not self.table and stat.S_ISREG(os.fstat(1).st_mode) else None
-        self.above: list[int] | None = None   # widths of what is printed, which the rows to come keep to
+        self.above: list[int] | None = None   # the widths of the rows that are printed, which later rows keep
 
     def add(self, record: dict) -> None:
+        """List a record."""
         self.any = True
         if not self.table:
             self.output.emit(record)
@@ -43,6 +48,7 @@ class Listing:
             self.lay_out()
 
     def lay_out(self) -> None:
+        """Print the rows at hand."""
         import shutil
 
         from tabulate import tabulate
@@ -52,7 +58,7 @@ class Listing:
         needs = [min(width, max(need, *(len(str(row[at])) for row in self.rows)))
                  for at, need in enumerate(needs)]
         while sum(needs) + 2 * (len(heads) - 1) > width and max(needs) > 8:
-            weights = [*needs[:-1], needs[-1] / 2]   # the last says what is the matter: it keeps twice the room
+            weights = [*needs[:-1], needs[-1] / 2]   # the last column tells what is wrong: it keeps twice the room
             needs[weights.index(max(weights))] -= 1
         rows = [[value if isinstance(value, (int, float)) or len(value) <= need else cut(value, need, head == "unique")
                  for value, need, head in zip(row, needs, heads)] for row in self.rows]
@@ -67,6 +73,7 @@ class Listing:
         self.rows, self.marks, self.above = [], [], needs
 
     def close(self) -> None:
+        """Print the rest. Tell a person where an empty listing was looked for."""
         if self.rows:
             self.lay_out()
         if not self.any and (self.table or self.terminal):
@@ -77,23 +84,23 @@ class Listing:
 
 
 def cut(text: str, size: int, end: bool) -> str:
-    """text in size characters, an ellipsis for the rest; end: its end is kept, too, where uniques differ."""
+    """text in size characters, with an ellipsis for the rest. end: keep its end too, where uniques differ."""
     keep = size // 3 if end else 0
     return text[:size - 1 - keep] + "…" + text[len(text) - keep:]
 
 
 def cell(value):
-    """A value as a table shows it: numbers stay what they are."""
+    """A value as a table shows it: numbers stay numbers."""
     return value if isinstance(value, (int, float)) else safe(str(value))
 
 
 def ago(now: float, name: str):
-    """The maker of a cell: how long ago the record's time of that name was."""
+    """A function from a record to a cell: how long ago the record's time of that name was."""
     return lambda record: "" if record[name] is None else age(max(0, now - epoch(record[name])))
 
 
 def shown(record: dict, name: str) -> str:
-    """A field that may be bytes, for people."""
+    """A field that may be bytes, as text for people."""
     if name in record:
         return record[name] or ""
     from binascii import a2b_base64
