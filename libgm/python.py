@@ -20,13 +20,16 @@ class Verdict(Exception):
 
 
 class Retry(Verdict):
-    """Try the job again, after `delay` seconds if it is given. It counts as a failed attempt."""
+    """Try the job again, after `delay` seconds if it is given. It counts as a failed attempt. Raises ValueError, TypeError."""
 
     verdict = "retry"
 
     def __init__(self, why: str = "to be tried again", delay: float | None = None):
         super().__init__(why)
-        self.delay = delay
+        if delay is not None:
+            self.delay = float(delay)
+            if not 0 <= self.delay < float("inf"):
+                raise ValueError(f"delay is not a number of seconds: {delay}")
 
 
 class Quarantine(Verdict):
@@ -81,10 +84,11 @@ class Job:
         """Submit another job and wait until a server has accepted it; its handle. Call it when this job's work is safe.
 
         data: bytes or str as they are, anything else as JSON. unique: a digest of data by default, so that a second run
-        of this job adds no second copy to the queue. Raises BadRecord, and Error if no server accepts the job.
+        of this job adds no second copy to the queue. Raises BadRecord, ValueError or TypeError for data that is no JSON,
+        and Error if no server accepts the job.
         """
         if not isinstance(data, (bytes, bytearray, memoryview)):
-            data = (data if isinstance(data, str) else json.dumps(data, sort_keys=True)).encode()
+            data = (data if isinstance(data, str) else json.dumps(data, sort_keys=True, allow_nan=False)).encode()
         data = bytes(data)
         if not data:
             raise BadRecord("empty payload: it would stop gearmand from starting again")

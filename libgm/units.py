@@ -64,3 +64,8 @@ def age(seconds: float) -> str:
         if seconds >= size:
             return f"{int(seconds // SECONDS[unit])}{unit}"
     return f"{int(seconds)}s"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: 1 job, 12 jobs."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -15,19 +15,31 @@ class ReaderGone(Error):
     """The reader of standard output has gone away."""
 
 
+# Code points that a terminal acts on, or that change or hide the text around them: controls, Unicode's category Cf and its
+# Default_Ignorable_Code_Points, line separators, surrogates.
+UNSAFE = ((0x00, 0x1F), (0x7F, 0x9F), (0xAD, 0xAD), (0x34F, 0x34F), (0x600, 0x605), (0x61C, 0x61C), (0x6DD, 0x6DD),
+          (0x70F, 0x70F), (0x890, 0x891), (0x8E2, 0x8E2), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F),
+          (0x200B, 0x200F), (0x2028, 0x202E), (0x2060, 0x206F), (0x3164, 0x3164), (0xD800, 0xDFFF), (0xFE00, 0xFE0F),
+          (0xFEFF, 0xFEFF), (0xFFA0, 0xFFA0), (0xFFF0, 0xFFFB), (0x110BD, 0x110BD), (0x110CD, 0x110CD), (0x13430, 0x1343F),
+          (0x1BCA0, 0x1BCA3), (0x1D173, 0x1D17A), (0xE0000, 0xE0FFF))
+
+
 def unsafe(point: int) -> bool:
-    """Whether a terminal would act on a code point."""
-    return (point < 32 or 127 <= point < 160 or 0x200E <= point <= 0x200F or 0x2028 <= point <= 0x202E or
-            0x2066 <= point <= 0x2069 or 0xD800 <= point < 0xE000 or point == 0xFEFF)
+    """Whether a code point is UNSAFE."""
+    return any(first <= point <= last for first, last in UNSAFE)
 
 
 def safe(text: str) -> str:
-    """text with the characters escaped that a terminal would act on: control, bidirectional, line separators."""
+    """text with its UNSAFE characters escaped, for terminals and messages."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(char if not unsafe(ord(char)) else
-                   {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(char) or
-                   (f"\\x{ord(char):02x}" if ord(char) < 256 else f"\\u{ord(char):04x}") for char in text)
+    return unsafe_characters().sub(lambda found: ascii(found[0])[1:-1], text)   # \n, \x1b, \u200b, \U000e0041
+
+
+@lru_cache(None)
+def unsafe_characters():
+    import re
+    return re.compile("[" + "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in UNSAFE) + "]")
 
 
 class Input:
@@ -74,8 +86,7 @@ class Input:
 
 def records(source, report, name: str = "stdin"):
     """(where, record) of each JSON line. A line that is no object goes to report(BadRecord) and is skipped."""
-    import json
-    decode = json.JSONDecoder(parse_constant=refuse).decode
+    decode = decoder()
     for number, line in source:
         if not line.strip():
             continue
@@ -83,20 +94,41 @@ def records(source, report, name: str = "stdin"):
         try:
             record = decode(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             if not isinstance(record, dict):
-                raise BadRecord(f"{where}: not a JSON object")
+                raise BadRecord(f"{where}: not a JSON object{layout_hint(line)}")
         except BadRecord as error:
             report(error)
             continue
         except (ValueError, RecursionError) as error:
-            hint = " (a record over several lines? jq -c keeps it on one)" if line.strip() in (b"{", b"[") else ""
-            report(BadRecord(f"{where}: not JSON: {error}{hint}"))
+            report(BadRecord(f"{where}: not JSON: {error}{layout_hint(line)}"))
             continue
         yield where, record
+
+
+def layout_hint(line: bytes) -> str:
+    """How to turn JSON that is not one object per line into that, where it is seen from a line."""
+    if line.lstrip().startswith(b"["):
+        return " (an array? jq -c '.[]' makes a line of each element)"
+    return " (a record over several lines? jq -c keeps it on one)" if line.strip() == b"{" else ""
+
+
+@lru_cache(None)
+def decoder():
+    """A function from a JSON text to its value. It raises ValueError, also for what only Python takes for JSON."""
+    import json
+    return json.JSONDecoder(parse_constant=refuse, parse_float=finite).decode
 
 
 def refuse(constant: str):
     """Refuse NaN and Infinity, which Python's json takes though they are no JSON. Raises ValueError."""
     raise ValueError(f"{constant} is not a JSON number")
+
+
+def finite(text: str) -> float:
+    """A JSON number as a float. 1e400 would become Infinity, which is no JSON. Raises ValueError."""
+    number = float(text)
+    if number - number != 0:
+        raise ValueError(f"{text} is out of range")
+    return number
 
 
 def stdin_or_usage(what: str = "give operands, or lines on standard input") -> None:
@@ -133,15 +165,21 @@ def escaped(data: bytes) -> bytes:
 
 
 class Output:
-    """Standard output, buffered. Raises ReaderGone, or Error if a write, flush or close fails."""
+    """Standard output, buffered. Raises ReaderGone, or Error if a write, flush or close fails.
+
+    quiet: write nothing. acts: the tool changes things, and a person at a terminal sees no records but a summary (see
+    messages.summarize), unless json asks for the records.
+    """
 
     LIMIT = 1 << 16
 
-    def __init__(self, fd: int = 1, quiet: bool = False):
-        self.fd, self.quiet = fd, quiet
+    def __init__(self, fd: int = 1, quiet: bool = False, acts: bool = False, json: bool = False):
+        self.fd = fd
         self.parts: list[bytes] = []
         self.size = 0
         self.terminal = os.isatty(fd)
+        self.summarized = acts and self.terminal and not quiet
+        self.quiet = quiet or self.summarized and not json
 
     def emit(self, record: dict) -> None:
         """Write a record as a JSON line."""

@@ -6,7 +6,7 @@ import os
 import sys
 
 from libgm.backoff import Backoff
-from libgm.shell.lines import safe
+from libgm.shell.lines import Output, safe
 
 PROG = os.path.basename(sys.argv[0])
 LONGEST_PAUSE = 30.0   # seconds between attempts at what a person must mend: a full disk, a missing command
@@ -18,6 +18,12 @@ def warn(text: str) -> None:
         os.write(2, f"{PROG}: {safe(text)}\n".encode("utf-8", "replace"))
     except OSError:
         pass
+
+
+def summarize(output: Output, text: str) -> None:
+    """Tell a person at a terminal what an acting tool has done. In a pipe the records say it."""
+    if output.summarized:
+        warn(text)
 
 
 class Trouble:

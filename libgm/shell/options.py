@@ -73,10 +73,10 @@ def parse(argv: list[str], table: dict, command: bool) -> tuple[dict, list[str],
         if word.startswith("--"):
             name, equals, value = word.partition("=")
             if name not in table:
-                raise Usage(f"no option {name}" + nearest(name, table))
+                raise unknown(name, name, argv, table)
             set_option(found, table[name], name, value if equals else None, rest)
         elif word.startswith("-") and word != "-":
-            parse_letters(found, word, table, rest)
+            parse_letters(found, word, argv, table, rest)
         else:
             operands.append(word)
             if command:
@@ -86,17 +86,23 @@ def parse(argv: list[str], table: dict, command: bool) -> tuple[dict, list[str],
     return found, operands, False
 
 
-def parse_letters(found: dict, word: str, table: dict, rest: list[str]) -> None:
+def parse_letters(found: dict, word: str, argv: list[str], table: dict, rest: list[str]) -> None:
     """Set the options of a word such as -qj4. Raises Usage."""
     letters = word[1:]
     while letters:
         name, letters = "-" + letters[0], letters[1:]
         if name not in table:
-            raise Usage(f"no option {name}" + nearest(word, table))
+            raise unknown(name, word, argv, table)
         if table[name][1]:
             set_option(found, table[name], name, letters or None, rest)
             return
         set_option(found, table[name], name, None, rest)
+
+
+def unknown(name: str, word: str, argv: list[str], table: dict) -> Usage:
+    """The error for an option that is not in table."""
+    from libgm.shell import hints
+    return Usage(f"no option {name}" + hints.unknown_option(name, word, argv, table))
 
 
 def set_option(found: dict, option: tuple[str, bool], name: str, value: str | None, rest: list[str]) -> None:
@@ -121,13 +127,6 @@ def partial_options(table: dict, command: bool) -> dict:
         except Usage:
             words.pop()
     return {}
-
-
-def nearest(name: str, table: dict) -> str:
-    """The end of a message about an unknown option: the one that was probably meant."""
-    import difflib
-    close = difflib.get_close_matches(name, [known for known in table if known.startswith("--")], 1, 0.5)
-    return f": did you mean {close[0]}?" if close else ""
 
 
 def number(args: dict, name: str, low: int = 0, high: int = 1 << 62) -> int | None:

@@ -6,7 +6,7 @@ import os
 import sys
 
 from libgm import __version__
-from libgm.errors import INTERRUPTED, NO, OK, USAGE, Error, Usage
+from libgm.errors import INTERRUPTED, NO, OK, UNAVAILABLE, USAGE, Error, Usage, reason
 from libgm.shell import options
 from libgm.shell.lines import Output, ReaderGone, safe
 from libgm.shell.messages import PROG, warn
@@ -45,8 +45,19 @@ def run(main, doc: str, command: bool = False, plugin: str | None = None) -> Non
     except Exception as error:
         if os.environ.get("GM_DEBUG"):
             raise
-        status = fail(f"{type(error).__name__}: {error}: run again with GM_DEBUG=1 for more", NO)
+        lost = isinstance(error, OSError) and working_directory_error()
+        status = fail(f"working directory: {lost}", UNAVAILABLE) if lost else \
+            fail(f"{type(error).__name__}: {error}: run again with GM_DEBUG=1 for more", NO)
     os._exit(status) if sys.stdout is None else sys.exit(status)
+
+
+def working_directory_error() -> str | None:
+    """Why the working directory has no path, as after its removal, None if it has one."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        return reason(error)
+    return None
 
 
 def report_unknown(plugin: str, text: str) -> int:

@@ -9,6 +9,7 @@ import time
 
 from libgm.errors import BadRecord, Error
 from libgm.python import Job, Verdict, coded
+from libgm.shell.lines import decoder
 
 CHUNK = 1 << 18
 LAST_LINES = 50       # of a traceback and log that an answer carries
@@ -50,18 +51,21 @@ class Sender:
 
 
 def result_of(value: object) -> dict:
-    """The answer for a handler's return value: bytes and str as they are, None as nothing, anything else as JSON."""
+    """The answer for a handler's return value: bytes and str as they are, None as nothing, anything else as JSON.
+
+    Raises ValueError or TypeError if JSON cannot express the value.
+    """
     if value is None:
         return {"ok": True}
     if isinstance(value, (bytes, bytearray, memoryview)):
         return {"ok": True, **coded("result", bytes(value))}
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else json.dumps(value, allow_nan=False)
     text.encode()   # a lone surrogate is no text
     return {"ok": True, "result": text}
 
 
 def failure_of(error: BaseException, log: list[str]) -> dict:
-    """The answer for a handler's exception: its last line is the error, the traceback ends stderr."""
+    """The answer for a handler's exception: its own line is the error, the traceback ends stderr."""
     if isinstance(error, Verdict):
         answer: dict = {"ok": False, "error": printable(str(error)), "verdict": error.verdict}
         if error.delay is not None:
@@ -73,10 +77,21 @@ def failure_of(error: BaseException, log: list[str]) -> dict:
         import traceback
         trace = error.__traceback__.tb_next if error.__traceback__ else None   # without our own frame
         lines = log + "".join(traceback.format_exception(type(error), error, trace)).splitlines()
-        answer = {"ok": False, "error": printable(lines[-1])}
+        answer = {"ok": False, "error": printable(exception_line(error))}
     if lines:
         answer["stderr"] = printable("\n".join(lines[-LAST_LINES:]))
     return answer
+
+
+def exception_line(error: BaseException) -> str:
+    """The type and message of an exception on one line, as a traceback has it before notes and grouped exceptions."""
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        text = next((line for line in str(error).splitlines() if line.strip()), "")
+    except Exception:   # its __str__ is the handler's
+        text = "<exception str() failed>"
+    return f"{name}: {text}" if text else name
 
 
 def printable(text: str) -> str:
@@ -91,17 +106,18 @@ def load(name: str, module: str | None = None):
     where = where or module or ""
     if not (where and path):
         raise NotLoaded(f"{name}: not MODULE:CALLABLE")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
     try:
         found = importlib.import_module(where)
         for part in path.split("."):
             found = getattr(found, part)
-    except Exception as error:   # an import may raise anything
+    except (Exception, SystemExit) as error:   # an import may raise anything
         import traceback
         if not isinstance(error, (ModuleNotFoundError, AttributeError)):
             traceback.print_exc()
-        raise NotLoaded(f"{name}: {type(error).__name__}: {error}") from None
+        raise NotLoaded(f"{name}: {exception_line(error)}") from None
     if not callable(found):
         raise NotLoaded(f"{name}: not callable")
     return found
@@ -146,8 +162,8 @@ def work(handler, setup, teardown, pipe: Pipe) -> bool:
     """Set up, answer each record, clean up; whether all jobs went well. Raises NotLoaded."""
     try:
         state = setup() if setup else None
-    except Exception as error:
-        raise NotLoaded(f"{setup.__name__}: {type(error).__name__}: {error}") from None
+    except (Exception, SystemExit) as error:
+        raise NotLoaded(f"{getattr(setup, '__name__', setup)}: {exception_line(error)}") from None
     try:
         return serve(handler if state is None else lambda job: handler(job, state), pipe)
     finally:
@@ -182,7 +198,7 @@ def timed(answer: dict, job: Job | None, began: float) -> dict:
 def read(line: bytes) -> dict:
     """The record of a line. Raises BadRecord."""
     try:
-        record = json.loads(line)
+        record = decoder()(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise BadRecord(f"not JSON: {error}") from None
     if not isinstance(record, dict):
