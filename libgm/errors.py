@@ -37,6 +37,10 @@ class Unavailable(Error):
     status = UNAVAILABLE
 
 
+class Replaced(Unavailable):
+    """The quarantine file is not the file any more that its path leads to. Trying again does not help."""
+
+
 class CannotRun(Error):
     """COMMAND cannot be run: status 127 where it was not found, else 126."""
 
