@@ -28,9 +28,8 @@ class Attempt:
             self.identity = job.identity(assigned.function, assigned.unique, assigned.data)
         else:
             self.spool = assigned.data
-            self.unique, self.header, _ = wire.unpack(assigned.function, assigned.unique, self.spool.first)
-            self.data = b""
-            self.identity = job.identity(assigned.function, assigned.unique, b"")
+            self.unique, self.header, self.data = self.spool.own, self.spool.header, b""
+            self.identity = job.identity(assigned.function, assigned.unique, self.spool.digest.encode())
         self.before = self.header.attempts
         self.waited = foreground or self.header.waited
         self.server, self.handle = str(assigned.server), assigned.handle.decode("utf-8", "replace")

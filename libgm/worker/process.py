@@ -10,7 +10,6 @@ from libgm.errors import Replaced, Unavailable
 from libgm.gearman.worker import Worker
 from libgm.quarantine import payloads, processes, starts
 from libgm.quarantine.file import Store
-from libgm.shell.messages import warn
 from libgm.shell.signals import Control, Stopped
 from libgm.worker.loop import RETIRED, Loop
 from libgm.worker.pace import Pace
@@ -68,7 +67,7 @@ class WorkerProcess:
 
     def spool(self, handle: bytes, function: bytes, unique: bytes, length: int) -> payloads.Spool:
         """The file of a payload that is too large for memory (rule 10)."""
-        return payloads.Spool(self.store, length)
+        return payloads.Spool(self.store, function, unique, length)
 
     def command(self):
         """COMMAND, and the environment that all its jobs see."""
