@@ -24,10 +24,9 @@ MAX_ERROR, MAX_STDERR, MAX_TEXT = 1000, 10_000, 255   # characters of an error, 
 MAX_COUNT = job.MAX_ATTEMPTS   # of attempts, requeues and holds; more are not counted
 
 
-def select(store: Store, names: tuple = COLUMNS) -> str:
-    """Columns for a SELECT, also from a file of an earlier version."""
-    return ", ".join(names if store.version >= 3 else
-                     (f"{SINCE_3[name]} AS {name}" if name in SINCE_3 else name for name in names))
+def select(store: Store, names: tuple = COLUMNS, table: str = "") -> str:
+    """Columns for a SELECT, also from a file of an earlier version. table: what qualifies them, such as `job.`."""
+    return ", ".join(f"{SINCE_3[name]} AS {name}" if name in SINCE_3 and store.version < 3 else table + name for name in names)
 
 
 # ---- rows
