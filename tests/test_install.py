@@ -70,6 +70,17 @@ def test_pip_install(gm, checkout, tmp_path):
     assert there(checkout) == before
     shutil.rmtree(checkout)
     check_tools(gm, venv)
+    assert advice(gm, venv / "bin/gm-submit", tmp_path / "without", "python3_gearman") == \
+        f"'{venv}/bin/python3' -m pip install python3-gearman"
+
+
+def advice(gm, tool: Path, folder: Path, module: str, library: Path | None = None) -> str:
+    """What a tool says where a module cannot be imported: a new folder has one that raises, library the others."""
+    folder.mkdir()
+    (folder / f"{module}.py").write_text(f"raise ModuleNotFoundError(name={module!r})\n")
+    env = {"PYTHONPATH": ":".join(str(path) for path in (folder, library) if path), "PATH": "/usr/bin:/bin"}
+    result = gm(tool, *(["f"] if tool.name == "gm-submit" else []), env=env, input=b"x\n", status=1)
+    return result.err.decode().strip().partition(f"{tool.name}: cannot import {module}: ")[2]
 
 
 def check_share(gm, share: Path) -> None:
@@ -255,6 +266,11 @@ def test_debian_package(gm, checkout, tmp_path):
         assert page.exists() == (ROOT / f"man/{tool}.1").exists()
     result = gm(root / "usr/bin/gm-submit", "f", input=b"x\n", env={"PYTHONPATH": str(debian), **environment}, status=111)
     assert b"cannot connect" in result.err   # the wire is there
+    for tool, module, wanted in (("gm-dead", "docopt", "apt-get install python3-docopt"),
+                                 ("gm-blueox", "msgpack", "apt-get install python3-msgpack"),
+                                 ("gm-tally", "ddsketch", "Debian has no package of it: install gearmang into a virtual environment")):
+        found = advice(gm, root / "usr/bin" / tool, tmp_path / f"without {module}", module, debian)
+        assert found == wanted
     assert (root / "usr/share/zsh/vendor-completions/_gearmang").exists()
     units = {unit.name for unit in ROOT.glob("contrib/systemd/*.*er*") if unit.suffix != ".conf"}
     assert {unit.name for unit in (root / "usr/lib/systemd/system").iterdir()} == units
