@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -159,7 +160,7 @@ def test_help_and_version_need_nothing_else(tool, tmp_path):
         assert tool.run(*args).out.decode() == DOC.format(usage="[--] [ID...]")
     assert tool.run("--version").out.decode() == f"gm-x {__version__}\n"
     result = tool.run(status=1)
-    assert result.err.startswith(b"gm-x: cannot import docopt: pip install ") and result.err.count(b"\n") == 1
+    assert result.err.startswith(b"gm-x: cannot import docopt: cd ") and result.err.count(b"\n") == 1
 
 
 def test_help_imports_nothing_heavy(tool, gm):
@@ -457,4 +458,5 @@ def test_a_library_that_is_not_installed_is_told_with_its_cure(gm, tmp_path, arg
     result = gm(*args, env={"PYTHONPATH": str(tmp_path)}, status=3 if plugin else 1)
     said = result.out if plugin else result.err
     assert said.startswith(b"GEARMANG UNKNOWN - cannot import " if plugin else args[0].encode() + b": cannot import ")
-    assert f"{module}: pip install 'gearmang[{extra}]', in a checkout '.[{extra}]'\n".encode() in said and said.count(b"\n") == 1
+    cure = f"{module}: cd {shlex.quote(str(ROOT))} && make venv && . .venv/bin/activate && pip install -e '.[{extra}]'\n"
+    assert cure.encode() in said and said.count(b"\n") == 1

@@ -150,8 +150,9 @@ def setup(*names: str) -> list:
 
 
 def test_what_is_installed():
-    scripts, data = setup("scripts", "data_files")
-    same({Path(script).name for script in scripts}, TOOLS, "setup.py", "scripts")
+    scripts, packaged, data = setup("entry_points", "package_data", "data_files")
+    same({script.partition(" = ")[0] for script in scripts["console_scripts"]}, TOOLS, "setup.py", "scripts")
+    same(packaged["libgm.bin"], TOOLS, "setup.py", "tools")
     files = {Path(file).name for _, files in data for file in files}
     same(files & set(PAGES), PAGES, "setup.py", "man pages")
     same(files & {"gearmang.bash", "_gearmang", "gearmang.fish"}, {"gearmang.bash", "_gearmang", "gearmang.fish"},
