@@ -31,25 +31,25 @@ def put(record: dict, name: str, value: bytes | None) -> None:
 def get(record: dict, name: str) -> bytes | None:
     """The bytes under name or name_b64; None where both are absent. A field that is there is meant: null is no string.
     Raises BadRecord."""
-    text, coded = record.get(name), record.get(name + "_b64")
-    if text is not None and coded is not None:
-        raise BadRecord(f"both {name} and {name}_b64")
-    value = text if coded is None else coded
-    if value is None and name not in record and name + "_b64" not in record:
+    coded = name + "_b64" in record
+    if name not in record and not coded:
         return None
+    if name in record and coded:
+        raise BadRecord(f"both {name} and {name}_b64")
+    value = record[name + "_b64" if coded else name]
     if not isinstance(value, str):
         raise BadRecord(f"{name} is not a string" + (": quote it, or use .data|tojson in jq" if name == "data" else ""))
     try:
-        if coded is None:
+        if not coded:
             return value.encode()
-        data = coded.encode("ascii")
+        data = value.encode("ascii")
         found = a2b_base64(data)
         # binascii skips what is not base64; only the whole alphabet round-trips
         if b2a_base64(found, newline=False).rstrip(b"=") != data.strip().rstrip(b"="):
             raise ValueError
         return found
     except UnicodeEncodeError:
-        raise BadRecord(f"{name} holds a lone surrogate" if coded is None else f"{name}_b64 is not base64") from None
+        raise BadRecord(f"{name}_b64 is not base64" if coded else f"{name} holds a lone surrogate") from None
     except (Base64Error, ValueError):
         raise BadRecord(f"{name}_b64 is not base64") from None
 

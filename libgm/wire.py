@@ -9,9 +9,8 @@ The check guards against accident, not against forgery.
 from __future__ import annotations
 
 import os
-from binascii import a2b_base64, b2a_base64
-from functools import lru_cache
-from hashlib import blake2b
+import struct
+from binascii import a2b_base64, b2a_base64, crc32
 
 from libgm.errors import BadRecord
 
@@ -21,19 +20,19 @@ MAX_ENVELOPE = 2048      # bytes of the envelope's line; a longer line is payloa
 MARK = b"%gm1 "
 PRIORITIES = ("high", "normal", "low")
 ALPHABET = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$()*+,.:;<=>?@[]^`{|}&"[:85]
-DIGITS = 22              # characters of base 85 that hold 141 bits
-KEY_BITS, CHECK_BITS = 48, 16
+DIGITS = 22              # characters of base 85: four words of 32 bits, then 12 bits
+KEY_BITS = 48
 SENDS = 1 << 12          # numbers of sending, before they begin at 0 again
 MAX_HOLDS = 63           # holds that are counted
 
 RAW, HEX, HEX_UPPER, ENVELOPE = range(4)   # forms in which the own unique is carried
-# Fields of the header from the lowest bit up: name, bits. `odd`: of an odd number of hexadecimal digits.
-FIELDS = (("key", KEY_BITS), ("first_failed", 32), ("attempts", 10), ("requeues", 9), ("sends", 12), ("holds", 6),
-          ("priority", 2), ("known_bad", 1), ("waited", 1), ("form", 3), ("odd", 1))
-BITS = sum(bits for _, bits in FIELDS)
-CHUNKS = {1: 1, 2: 2, 3: 2, 4: 3, 5: 4, 6: 4, 7: 5, 8: 5}   # hexadecimal digits -> characters of base 85
-_PAIRS = [bytes((high, low)) for high in ALPHABET for low in ALPHABET]
-_VALUES = {character: value for value, character in enumerate(ALPHABET)}
+# The header, for its check: key; first failure; attempts (10 bits), requeues (9), sends (12); holds (6), priority (2), known
+# bad, waited, form (2).
+FIELDS = struct.Struct(">QIIH")
+_TO_DIGITS = ALPHABET.ljust(256, b"\0")
+_FROM_DIGITS = bytes.maketrans(ALPHABET, bytes(range(85)))
+_PRIORITY = {name: number for number, name in enumerate(PRIORITIES)}
+_SALT = crc32(b"gm-wire")
 
 
 class Header:
@@ -105,13 +104,12 @@ def pack(function: bytes, own: bytes, header: Header, data: bytes) -> tuple[byte
     own: the job's own unique, 0 to 63 bytes without NUL. A payload that begins with NUL needs an envelope under a wire unique
     of 63 bytes, where a worker takes that NUL for the end of a longer unique.
     """
-    form, odd, body = _pack_own(own)
-    number = None if form == ENVELOPE else _number(header, form, odd)
-    if number is not None and not (len(body) == MAX_RAW and data.startswith(b"\0")):
-        return _unique(function, number, body), data
-    number = _number(Header(key=header.key, sends=header.sends), ENVELOPE, 0)
-    assert number is not None
-    return _unique(function, number, b""), MARK + _envelope(own, header) + b"\n" + data
+    form, body = _pack_own(own)
+    if (form != ENVELOPE and header.attempts < 1 << 10 and header.requeues < 1 << 9 and (header.first_failed or 0) < 1 << 32
+            and not (len(body) == MAX_RAW and data[:1] == b"\0")):
+        return _unique(function, header, form, body), data
+    unique = _unique(function, Header(key=header.key, sends=header.sends), ENVELOPE, b"")
+    return unique, MARK + _envelope(own, header) + b"\n" + data
 
 
 def unpack(function: bytes, unique: bytes, data: bytes) -> tuple[bytes, Header, bytes]:
@@ -133,24 +131,26 @@ def unpack(function: bytes, unique: bytes, data: bytes) -> tuple[bytes, Header, 
 
 def parse(function: bytes, unique: bytes) -> tuple[bytes | None, Header] | None:
     """(own unique, header) that a wire unique carries: own is None where the envelope has both. None for a plain unique."""
-    if not 1 + DIGITS <= len(unique) <= MAX_UNIQUE or unique[:1] != b"~":
+    if unique[:1] != b"~" or not 1 + DIGITS <= len(unique) <= MAX_UNIQUE:
         return None
-    try:
-        number, body = _decode(unique[1:1 + DIGITS]), unique[1 + DIGITS:]
-        check, number = number >> BITS, number & ((1 << BITS) - 1)
-        if check != _check(function, number, body):
-            return None
-        values, rest = {}, number
-        for name, bits in FIELDS:
-            values[name], rest = rest & ((1 << bits) - 1), rest >> bits
-        form, odd = values.pop("form"), values.pop("odd")
-        own = _unpack_own(form, odd, body)
-        if values["priority"] > 2 or (own is not None and _pack_own(own) != (form, odd, body)):
-            return None
-    except (KeyError, ValueError):
+    head, body = unique[1:1 + DIGITS], unique[1 + DIGITS:]
+    words = _decode(head[:20])
+    if not words or head[20:].translate(None, ALPHABET):
         return None
-    header = Header(**{**values, "first_failed": values["first_failed"] or None, "priority": PRIORITIES[values["priority"]],
-                       "known_bad": bool(values["known_bad"]), "waited": bool(values["waited"])})
+    high, low = head[20:].translate(_FROM_DIGITS)
+    marks, (top, middle, first, counts) = high * 85 + low, words
+    key, form = top << 16 | middle >> 16, marks & 3
+    if (marks >> 12 or counts >> 31
+            or middle & 0xFFFF != crc32(body, crc32(FIELDS.pack(key, first, counts, marks), crc32(function, _SALT))) & 0xFFFF):
+        return None
+    own = _unpack_own(form, body)
+    priority = marks >> 4 & 3
+    if own is None and (form != ENVELOPE or body) or priority > 2:
+        return None
+    header = Header(key, first or None, counts >> 21, counts >> 12 & 0x1FF, counts & 0xFFF, marks >> 6, PRIORITIES[priority],
+                    bool(marks & 8), bool(marks & 4))
+    if form == ENVELOPE and header != Header(key=key, sends=header.sends):
+        return None
     return own, header
 
 
@@ -161,86 +161,62 @@ def misread(function: bytes, unique: bytes, data: bytes) -> bool:
             or data.startswith(b"\0") and len(unique) == MAX_UNIQUE)
 
 
-def _number(header: Header, form: int, odd: int) -> int | None:
-    """The header as one number; None where a field does not fit."""
-    number = shift = 0
-    for value, (_, bits) in zip((header.key, header.first_failed or 0, header.attempts, header.requeues, header.sends,
-                                 min(header.holds, MAX_HOLDS), PRIORITIES.index(header.priority), header.known_bad,
-                                 header.waited, form, odd), FIELDS):
-        if value >> bits:
-            return None
-        number |= value << shift
-        shift += bits
-    return number
+def _unique(function: bytes, header: Header, form: int, body: bytes) -> bytes:
+    key, first = header.key, header.first_failed or 0
+    counts = header.attempts << 21 | header.requeues << 12 | header.sends
+    marks = (min(header.holds, MAX_HOLDS) << 6 | _PRIORITY[header.priority] << 4 | header.known_bad << 3 | header.waited << 2
+             | form)
+    check = crc32(body, crc32(FIELDS.pack(key, first, counts, marks), crc32(function, _SALT))) & 0xFFFF
+    return b"~" + _encode((key >> 16, (key & 0xFFFF) << 16 | check, first, counts), divmod(marks, 85)) + body
 
 
-def _unique(function: bytes, number: int, body: bytes) -> bytes:
-    return b"~" + _encode(number | _check(function, number, body) << BITS, DIGITS) + body
+def _encode(words, more=()) -> bytes:
+    """Words of 32 bits in base 85, five characters each, the highest digit first; then more digits."""
+    digits: list[int] = []
+    for word in words:
+        word, fifth = divmod(word, 85)
+        word, fourth = divmod(word, 85)
+        word, third = divmod(word, 85)
+        digits += *divmod(word, 85), third, fourth, fifth
+    digits += more
+    return bytes(digits).translate(_TO_DIGITS)
 
 
-def _check(function: bytes, number: int, body: bytes) -> int:
-    state = blake2b(b"%d:" % len(function) + function + number.to_bytes(16, "big") + body, digest_size=2, person=b"gm-wire")
-    return int.from_bytes(state.digest(), "big")
+def _decode(text: bytes) -> list[int]:
+    """The words of a text of whole words; none where it is not of _encode()."""
+    if text.translate(None, ALPHABET):
+        return []
+    words = [(((a * 85 + b) * 85 + c) * 85 + d) * 85 + e for a, b, c, d, e in
+             struct.iter_unpack("5B", text.translate(_FROM_DIGITS))]
+    return [] if max(words) >> 32 else words
 
 
-def _encode(number: int, digits: int) -> bytes:
-    """A number in base 85, the highest digit first."""
-    found = []
-    for _ in range(digits // 2):
-        number, rest = divmod(number, 7225)
-        found.append(_PAIRS[rest])
-    if digits % 2:
-        number, rest = divmod(number, 85)
-        found.append(ALPHABET[rest:rest + 1])
-    assert not number
-    return b"".join(reversed(found))
-
-
-def _decode(text: bytes) -> int:
-    """Raises KeyError for what is not base 85."""
-    number = 0
-    for character in text:
-        number = number * 85 + _VALUES[character]
-    return number
-
-
-def _pack_own(own: bytes) -> tuple[int, int, bytes]:
-    """(form, odd, body) of an own unique."""
+def _pack_own(own: bytes) -> tuple[int, bytes]:
+    """(form, body) of an own unique. Hexadecimal digits are packed as a number, with a 1 in front of them."""
     if len(own) <= MAX_RAW:
-        return RAW, 0, own
-    for form, digits in ((HEX, b"0123456789abcdef"), (HEX_UPPER, b"0123456789ABCDEF")):
-        if not own.strip(digits):
-            groups = (own[at:at + 8] for at in range(0, len(own), 8))
-            return form, len(own) % 2, b"".join(_encode(int(group, 16), CHUNKS[len(group)]) for group in groups)
-    return ENVELOPE, 0, b""
+        return RAW, own
+    form = HEX if not own.strip(b"0123456789abcdef") else HEX_UPPER if not own.strip(b"0123456789ABCDEF") else ENVELOPE
+    if form == ENVELOPE:
+        return form, b""
+    digits = b"1" + own
+    number = bytes.fromhex(digits.rjust((len(digits) + 7) // 8 * 8, b"0").decode())
+    return form, _encode(struct.unpack(f">{len(number) // 4}I", number))
 
 
-def _unpack_own(form: int, odd: int, body: bytes) -> bytes | None:
-    """The own unique; None where it stands in the envelope. Raises ValueError, KeyError for what nobody packs."""
+def _unpack_own(form: int, body: bytes) -> bytes | None:
+    """The own unique; None where it stands in the envelope, or the body is not of _pack_own()."""
     if form == RAW:
         return body
-    if form == ENVELOPE and not body:
+    words = _decode(body) if form != ENVELOPE and body and not len(body) % 5 else None
+    if not words or not words[0]:
         return None
-    if form not in (HEX, HEX_UPPER):
-        raise ValueError
-    digits = []
-    for at in range(0, len(body), 5):
-        group = body[at:at + 5]
-        counts = [count for count, size in CHUNKS.items() if size == len(group)]
-        whole = at + 5 < len(body)
-        count = 8 if whole else next(count for count in counts if len(counts) == 1 or count % 2 == odd)
-        digits.append(f"{_decode(group):0{count}x}")
-    own = "".join(digits)
-    return (own if form == HEX else own.upper()).encode()
+    digits = struct.pack(f">{len(words)}I", *words).hex().lstrip("0")
+    if digits[0] != "1" or len(digits) <= 1 + MAX_RAW or form == HEX_UPPER and digits.isdigit():
+        return None
+    return (digits[1:] if form == HEX else digits[1:].upper()).encode()
 
 
 # ---- the envelope
-
-
-@lru_cache(None)
-def _quoter():
-    from json.encoder import encode_basestring_ascii
-    return encode_basestring_ascii
 
 
 def _envelope(own: bytes, header: Header) -> bytes:

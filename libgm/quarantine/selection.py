@@ -7,13 +7,12 @@ import sqlite3
 
 from libgm.errors import BadRecord, Unavailable
 from libgm.quarantine.file import Store, raw, reason_of, text
-from libgm.quarantine.jobs import COLUMNS, fetch
+from libgm.quarantine.jobs import COLUMNS, fetch, select
 
 BATCH_ROWS, BATCH_BYTES = 500, 1 << 20   # of a page
 GROUPS = 20_000                          # causes of a page
 FINGERPRINT = 12                         # hex digits of a whole one
-COMPARED = {"since": "{time} >= ?", "until": "{time} <= ?", "unique": "unique_ = ?",
-            "part of fingerprint": "fingerprint BETWEEN ? AND ? || 'g'"}
+COMPARED = {"since": "{time} >= ?", "until": "{time} <= ?", "unique": "unique_ = ?"}
 
 
 def functions(store: Store, table: str = "job") -> list[bytes]:
@@ -28,7 +27,8 @@ def where(store: Store, selectors: dict, table: str = "job") -> tuple[str, list]
     """SQL and values for selectors by name, None for those not given.
 
     function is a glob, since and until compare with the last failure (or the time of what was done), the others are
-    exact, a fingerprint as far as it goes. What is exact is compared as it stands, so that its index serves; a glob is by the functions it matches.
+    exact, a key or fingerprint as far as it goes. What is exact is compared as it stands, so that its index serves; a glob
+    is by the functions that it matches.
     """
     time = "last_failed" if table == "job" else "time"
     terms, values = [], []
@@ -46,19 +46,23 @@ def where(store: Store, selectors: dict, table: str = "job") -> tuple[str, list]
             terms.append(f"{column} IN ({', '.join('?' * len(matching))})")
             values += matching
             continue
-        if name == "fingerprint" and len(value) < FINGERPRINT:   # as much of it as a narrow table shows
-            name = f"part of {name}"
-            values.append(value)
+        if name == "key" or name == "fingerprint" and len(value) < FINGERPRINT:   # keys had 32 digits once
+            terms.append(f"{name} BETWEEN ? AND ? || 'g'")
+            values += [value, value]
+            continue
         terms.append(COMPARED.get(name, f"{name} = ?").format(time=time))
         values.append(text(os.fsencode(value)) if name in ("function", "unique", "user") else value)
     return " AND ".join(terms) or "1", values
 
 
-def paged(store: Store, table: str, columns: tuple, selected: tuple[str, list], after: int = 0, limit: int | None = None):
-    """Rows of a table in the order of their ids, from those there at the start; ids above after; at most limit."""
+def paged(store: Store, table: str, columns: tuple, selected: tuple[str, list], after: int = 0, limit: int | None = None,
+          newest: bool = False):
+    """Rows of a table in the order of their ids, or with newest the other way round, of those there at the start: with ids
+    above after, at most limit. columns: id first; data, where it is among them, last."""
     terms, values = selected
     last = store.rows(f"SELECT max(id) FROM {table}")[0][0] or 0
-    sql = f"SELECT {', '.join(columns)} FROM {table} WHERE id > ? AND id <= ? AND {terms} ORDER BY id LIMIT ?"
+    order = "DESC" if newest else "ASC"
+    sql = (f"SELECT {select(store, columns)} FROM {table} WHERE id > ? AND id <= ? AND {terms} ORDER BY id {order} LIMIT ?")
     heavy = columns[-1] == "data"
     left = -1 if limit is None else limit
     while left:
@@ -79,7 +83,10 @@ def paged(store: Store, table: str, columns: tuple, selected: tuple[str, list], 
         yield from page
         if not page or (len(page) < BATCH_ROWS and not size):
             return
-        after = page[-1][0]
+        if newest:
+            last = page[-1][0] - 1
+        else:
+            after = page[-1][0]
         left = left - len(page) if left > 0 else left
 
 
@@ -97,8 +104,8 @@ def pattern(match: str | None):
         raise BadRecord(f"--match: not a regular expression: {error}") from None
 
 
-def jobs(store: Store, selectors: dict, after: int = 0, limit: int | None = None):
-    """The selected rows, by quarantine.COLUMNS, oldest first.
+def jobs(store: Store, selectors: dict, after: int = 0, limit: int | None = None, newest: bool = False):
+    """The selected rows, by jobs.COLUMNS, oldest first, or with newest the other way round.
 
     match (a regular expression on the error) is tried here, not by SQLite: with no transaction open, however long it
     takes. Raises BadRecord.
@@ -106,9 +113,9 @@ def jobs(store: Store, selectors: dict, after: int = 0, limit: int | None = None
     selectors = dict(selectors)
     matches = pattern(selectors.pop("match", None))
     if matches is None:
-        yield from paged(store, "job", COLUMNS, where(store, selectors), after, limit)
+        yield from paged(store, "job", COLUMNS, where(store, selectors), after, limit, newest)
         return
-    for ident, error in paged(store, "job", ("id", "error"), where(store, selectors), after):
+    for ident, error in paged(store, "job", ("id", "error"), where(store, selectors), after, newest=newest):
         if limit == 0:
             return
         if matches.search(error or ""):

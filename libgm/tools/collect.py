@@ -85,8 +85,7 @@ class Collector:
 
     def run(self) -> int:
         """Until told to stop, or with until_empty until nothing is there; the exit status."""
-        parent, _ = os.pipe()   # a parent that never dies
-        self.control = Control(0.0, parent, interrupt=True)
+        self.control = Control(0.0, interrupt=True)
         self.store = Store(self.path, create=True)
         self.store.join("gm-collect", self.function)
         payloads.sweep(self.store)

@@ -67,7 +67,7 @@ class Gauges:
 
 
 def run(gauges: Gauges, output, stopping) -> None:
-    """Print a round each interval until stopping.set, or nobody reads them: also where there is nothing to print.
+    """Print a round each interval until a signal of `stopping` arrives, or the reader goes away, which is seen at once.
 
     Raises ReaderGone, Error.
     """
@@ -76,7 +76,7 @@ def run(gauges: Gauges, output, stopping) -> None:
     poll.register(stopping.fd, select.POLLIN)
     poll.register(output.fd, 0)
     due = time.monotonic()
-    while not stopping.set:
+    while not stopping.count():
         output.write(gauges.round())
         output.flush()
         due = max(due + gauges.interval, time.monotonic())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from libgm import job
-from libgm.quarantine import jobs, starts
+from libgm.quarantine import jobs, processes, starts
 from libgm.quarantine.file import Store, raw
 from libgm.units import age, iso
 
@@ -70,7 +70,7 @@ def add_quarantine(rows: list[dict], store: Store) -> list[dict]:
             found.setdefault(raw(function), empty(raw(function)))[name] = value
     for function, process, started in store.execute(
             "SELECT function, process, min(started) FROM start GROUP BY function, process ORDER BY 3 DESC").fetchall():
-        if store.lives(process):   # else it only counts until the job is seen again
+        if processes.lives(store, process):   # else it only counts until the job is seen again
             found.setdefault(raw(function), empty(raw(function)))["oldest_start"] = started
     for function, count, why in store.execute(
             "SELECT function, count(*), max(paused_why) FROM process WHERE paused_until > ? GROUP BY function", (now,)).fetchall():
@@ -145,7 +145,7 @@ def workers(servers: list, store: Store | None, report) -> list[dict]:
             if store else ():
         since, unique, handle, server, attempts, mark = begun.get(ident, (None,) * 6)
         shown = {"source": "file", "worker": ident, "tool": tool, "host": host, "pid": pid,
-                 "alive": store.lives(ident), "since": iso(began), "age": max(0, int(time.time() - began))}
+                 "alive": processes.lives(store, ident), "since": iso(began), "age": max(0, int(time.time() - began))}
         job.put(shown, "function", None if function is None else raw(function))
         job.put(shown, "unique", None if unique is None else raw(unique))
         shown.update(handle=handle, server=server, attempts=attempts, job_since=iso(since),
