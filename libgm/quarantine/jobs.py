@@ -133,6 +133,13 @@ def fetch(store: Store, ident: int) -> tuple | None:
     return store.execute(f"SELECT {select(store)} FROM job WHERE id = ?", (ident,)).fetchone()
 
 
+def revisions(store: Store, idents: list[int]) -> dict[int, tuple[int, str]]:
+    """(revision, key) of each of the rows with these ids."""
+    import json
+    return {ident: (revision, key) for ident, revision, key in store.rows(
+        "SELECT id, revision, key FROM job WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(idents),))}
+
+
 def ever_was(store: Store, ident: int) -> bool:
     """Whether the id was given to a job at any time; ids are never reused."""
     found = store.execute("SELECT seq FROM sqlite_sequence WHERE name = 'job'").fetchone()

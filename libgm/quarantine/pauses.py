@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from libgm.quarantine import processes
 from libgm.quarantine.file import Store, raw, text
 
 
@@ -41,3 +42,17 @@ def standing(store: Store, now: float) -> list[Pause]:
 def find(store: Store, function: bytes, now: float) -> Pause | None:
     """The pause that a function is under, None where it is under none."""
     return next((pause for pause in standing(store, now) if pause.covers(function)), None)
+
+
+def workers(store: Store) -> list[bytes]:
+    """The functions of the living gm-work processes on the file, one entry for each of them."""
+    return [raw(function) for ident, function in _gm_work(store, "function") if processes.lives(store, ident)]
+
+
+def worker_pids(store: Store) -> list[int]:
+    """The pids of the living gm-work processes on the file, as each sees its own."""
+    return [pid for ident, pid in _gm_work(store, "pid") if processes.lives(store, ident)]
+
+
+def _gm_work(store: Store, column: str) -> list[tuple]:
+    return store.rows(f"SELECT id, {column} FROM process WHERE tool = 'gm-work' AND {column} IS NOT NULL")
