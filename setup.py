@@ -96,7 +96,7 @@ setup(
         "tally": tally,
         "demo": demo,
         "examples": demo + tally,
-        "bench": ["huey>=2.5"],
+        "bench": ["huey>=2.5", "rq>=2,<4"],
         "test": ["pytest>=7", "pytest-xdist>=3", "pytest-timeout>=2", "hypothesis>=6", "prometheus-client>=0.20",
                  "numpy>=1.24", "trustme>=1", "setuptools"] + debian + check + blueox + tally + demo,
     },
