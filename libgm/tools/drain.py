@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from libgm import job, wire
+from libgm import wire
 from libgm.errors import INTERRUPTED, NO, OK, Replaced, Unavailable
 from libgm.gearman import admin
 from libgm.gearman.connection import ServerLost
