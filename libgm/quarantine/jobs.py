@@ -159,6 +159,11 @@ def dead(store: Store) -> int:
     return store.rows("SELECT count(*) FROM job WHERE state = 'dead'")[0][0]
 
 
+def scheduled(store: Store) -> int:
+    """How many jobs wait for their time, retries and gm-at's."""
+    return store.rows("SELECT count(*) FROM job WHERE state = 'delayed'")[0][0]
+
+
 def delayed(store: Store, function: bytes) -> tuple[int, float | None]:
     """How many retries of a function wait for their time, and when the first of them is due (epoch seconds)."""
     return store.rows("SELECT count(*), min(due) FROM job WHERE state = 'delayed' AND function = ?", (text(function),))[0]

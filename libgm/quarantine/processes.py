@@ -93,6 +93,12 @@ def lives(store: Store, process: int) -> bool:
         raise Unavailable(f"{store.path}-alive: cannot look at locks: {reason(error)}") from None
 
 
+def releasers(store: Store, servers: str) -> int:
+    """How many living gm-work processes on the file have that list of servers: each releases what is delayed for it."""
+    return sum(lives(store, ident) for ident, in store.rows(
+        "SELECT id FROM process WHERE tool LIKE 'gm-work%' AND servers = ?", (servers,)))
+
+
 def try_suspect(store: Store) -> bool:
     """Begin a suspect, a job that may have taken a worker down; False while another process runs one. Raises Unavailable."""
     try:

@@ -30,8 +30,9 @@ def match_usage(doc: str, found: dict, operands: list[str], dashes: bool, comman
     except docopt.DocoptExit:
         raise Usage(operand_error(usage, [word for word in operands if word != "--"]) +
                     "usage: " + " ".join(usage.split())) from None
-    if (args.get("FUNCTION") or "").startswith("-"):
-        raise Usage(f"FUNCTION: begins with -: {args['FUNCTION']!r}")
+    for name in [args["FUNCTION"]] if isinstance(args.get("FUNCTION"), str) else args.get("FUNCTION") or ():
+        if name.startswith("-"):
+            raise Usage(f"FUNCTION: begins with -: {name!r}")
     if more:
         args[usage.rpartition("...")[0].replace("[", " ").split()[-1]] += more
     return args

@@ -56,14 +56,13 @@ class Drain:
 
     def waiting(self) -> int:
         """Jobs of the function that no worker has begun, on all servers. Raises Unavailable where none can be asked."""
-        down: list[Unavailable] = []
-        answers = admin.ask_all(self.servers, lambda one: one.status(), down.append)
-        for error in down:
+        answers, problems = admin.ask_all(self.servers, admin.Admin.queues)
+        for error in problems:
             if not answers:
                 raise error
             warn(str(error))
-            self.lost = True
-        return sum(max(0, total - running) for _, rows in answers for name, total, running, _ in rows if name == self.function)
+            self.lost = self.lost or isinstance(error, Unavailable)
+        return sum(max(0, queue.total - queue.running) for _, queues in answers for queue in queues if queue.function == self.function)
 
     def take_all(self, worker: Worker) -> int:
         try:

@@ -61,20 +61,18 @@ def pause(path: str, servers: list, globs: list[bytes], until: float | None, why
 def other_workers(store: Store, servers: list) -> tuple[dict[bytes, int], bool]:
     """Workers by function that the servers know and this file does not; whether some server could not be asked."""
     from libgm.gearman import admin
-    trouble: list = []
-
-    def report(error) -> None:
-        warn(str(error))
-        trouble.append(error)
     here = os.uname().nodename
     ours = {f"gm-work:{here}:{pid}".encode() for pid in pauses.worker_pids(store)}
     found: dict[bytes, int] = {}
-    for _, seen in admin.ask_all(servers, lambda one: one.workers(), report):
+    answers, problems = admin.ask_all(servers, admin.Admin.workers)
+    for error in problems:
+        warn(str(error))
+    for _, seen in answers:
         for _, _, client, functions in seen:
             if client not in ours:
                 for function in functions:
                     found[function] = found.get(function, 0) + 1
-    return found, bool(trouble)
+    return found, bool(problems)
 
 
 # ---- gm-resume
