@@ -167,3 +167,17 @@ def ids(operands: list[str]) -> list[int]:
 
 
 idents = ids   # the old name
+
+
+def choice(args: dict, name: str, among) -> str | None:
+    """The option, one of several words; None if it is not given. Raises Usage."""
+    if args[name] is not None and args[name] not in among:
+        raise Usage(f"{name}: {args[name]!r} is not one of {', '.join(among)}")
+    return args[name]
+
+
+def exclude(args: dict, names, why: str) -> None:
+    """Refuse options that do not go with another one. Raises Usage with that reason."""
+    for name in names:
+        if args[f"--{name}"]:
+            raise Usage(f"--{name}: {why}")

@@ -93,6 +93,12 @@ class Listing:
                     entry.append(" " * INDENT + cut(str(value), width - INDENT, False))
         return entries
 
+    def flush(self) -> None:
+        """Print what was added so far."""
+        if self.rows:
+            self.print_rows()
+        self.output.flush()
+
     def print_lines(self, lines: list[str]) -> None:
         self.output.write("".join(line.rstrip() + "\n" for line in lines).encode("utf-8", "replace"))
 
