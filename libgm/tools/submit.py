@@ -36,7 +36,7 @@ class Submission:
             if self.function is not None:
                 job.check_function(self.function)
             if self.unique is not None:
-                self.check_unique(self.unique)
+                job.check_unique(self.unique)
         except BadRecord as error:
             raise Usage(str(error)) from None
 
@@ -119,7 +119,9 @@ class Submission:
         else:
             self.count += 1
             unique = b"%s-%d" % (self.made, self.count)
-        return self.checked(job.Job(self.function, unique, data, self.args["--priority"]))
+        made = job.Job(self.function, unique, data, self.args["--priority"])
+        made.given = self.unique is not None
+        return self.checked(made)
 
     def from_record(self, record: dict) -> job.Job:
         if record.get("id") is not None:
@@ -127,23 +129,10 @@ class Submission:
         made = job.Job.from_record(record)
         if self.args["--unique-data"]:
             made.unique = job.digest(20, made.data).encode()
-        wire = "envelope" in record   # it stood in a queue (gm-salvage), and is to stand in one again as it did
-        self.check_unique(made.unique, wire)
-        return self.checked(made, wire)
+        return self.checked(made)
 
-    def check_unique(self, unique: bytes, wire: bool = False) -> None:
-        job.check_unique(unique)
-        if self.wait and len(unique) > job.MAX_UNIQUE - len(job.WAITED):
-            raise BadRecord(f"unique of {len(unique)} bytes: at most {job.MAX_UNIQUE - len(job.WAITED)} with --wait")
-        if not (self.wait or wire):
-            job.check_unwaited(unique)
-
-    def checked(self, made: job.Job, wire: bool = False) -> job.Job:
-        """The job as it goes over the wire. Raises BadRecord."""
-        if made.envelope is not None:
-            made.data = job.wrap(made.envelope, made.data)
-        elif not wire:
-            made.data = job.plain(made.data)
+    def checked(self, made: job.Job) -> job.Job:
+        """made, where it can be submitted. Raises BadRecord."""
         if not made.data and not self.wait:
             raise BadRecord("empty payload: it would stop gearmand from starting again")
         return made
@@ -161,8 +150,8 @@ class Submission:
             self.submitter = client.Submitter(address.parse_servers(self.servers), wait=self.wait,
                                               window=64 if self.wait else 1000, on_accept=self.on_accept,
                                               on_refuse=self.on_refuse, on_result=self.on_result)
-        unique = made.unique + job.WAITED if self.wait else made.unique
-        self.submitter.submit(made.function, unique, made.data, made.priority, (where, number, made), made.due)
+        unique, data = made.on_wire(self.wait)
+        self.submitter.submit(made.function, unique, data, made.priority, (where, number, made), made.due)
 
     def settle(self, last: bool = False) -> None:
         """Before a wait, and as the last thing: everything sent is acknowledged, everything acknowledged is printed.
