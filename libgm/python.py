@@ -9,7 +9,7 @@ import json
 import sys
 
 from libgm.errors import BadRecord
-from libgm.job import PRIORITIES, check_function, check_unique, check_unwaited, digest, get, plain
+from libgm.job import PRIORITIES, check_function, check_unique, digest, get
 
 
 class Verdict(Exception):
@@ -94,8 +94,7 @@ class Job:
             raise BadRecord("empty payload: it would stop gearmand from starting again")
         if priority not in PRIORITIES:
             raise BadRecord(f"priority is not one of {', '.join(PRIORITIES)}")
-        wire_unique = check_unwaited(check_unique((unique or digest(20, data)).encode()))
-        return self._submit(check_function(function.encode()), wire_unique, plain(data), priority)
+        return self._submit(check_function(function.encode()), check_unique((unique or digest(20, data)).encode()), data, priority)
 
     def progress(self, done: int, of: int) -> None:
         """Tell a waiting client how far the job is."""

@@ -151,9 +151,14 @@ class Loop:
         if self.control.parent_fd in woken:
             self.control.retired = True
         self.hear(woken)
-        if self.done and (not (self.command.given or self.ready) or len(self.done) * 2 > self.window or
-                          time.monotonic() - self.done_at > COMPANY):
+        if self.done and self.settle_now():
             self.settle_done()
+
+    def settle_now(self) -> bool:
+        """Whether what is done waits for no more company: for jobs that are done soon, or for the starts of those that come."""
+        if time.monotonic() - self.done_at > COMPANY or len(self.done) * 2 > self.window > 1:
+            return True
+        return not (self.command.given or self.ready or self.worker.asking())
 
     def look(self) -> None:
         """Give back what is not to be begun now, where the function is paused or its brake is on."""
@@ -306,6 +311,9 @@ class Loop:
             return
         if ended:
             self.pace.add(time.monotonic() - before, len(ended))
+            if not self.ready:
+                self.worker.window = self.wanted()
+                self.worker.ask()   # the server takes as long to answer as the worker to clear up
             for attempt, outcome in ended:
                 self.finish(attempt, outcome)
             if command.given or not self.ready:

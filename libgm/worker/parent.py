@@ -10,7 +10,7 @@ import time
 
 from libgm.errors import CANNOT_RUN, NO, OK, UNAVAILABLE, Error, reason
 from libgm.shell.messages import warn
-from libgm.shell.signals import SIGNALS
+from libgm.shell.signals import SIGNALS, Signals
 from libgm.worker.events import Events
 from libgm.worker.pace import Pace, pace_size
 
@@ -38,25 +38,18 @@ class Parent:
         self.children: dict[int, Child] = {}      # by pid
         self.due: dict[int, float] = {}           # slot -> time.monotonic() of its next start
         self.pauses: dict[int, float] = {}        # slot -> last pause before a restart, seconds
-        self.terms = self.hups = 0
-        self.passed = 0                           # TERMs passed on
+        self.over = False                         # something else than a signal ends it
+        self.passed = self.hups = 0               # TERMs and HUPs passed on
         self.status = OK
         self.events = Events(settings)
         self.late: float | None = None            # time.monotonic() when workers that were told to end are killed
         self.paces = mmap.mmap(-1, pace_size(settings.jobs))   # the pace of the jobs outlives a worker
         self.life = os.pipe()                     # its end tells the workers that the parent is dead
         self.ends_with_terminal = has_terminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+        self.signals = Signals(*SIGNALS, signal.SIGCHLD)
 
     def run(self) -> int:
         """Until all is done or stopped; the exit status."""
-        wake, wakeup = os.pipe()
-        for fd in (wake, wakeup):
-            os.set_blocking(fd, False)
-        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
-        for number, act in ((signal.SIGTERM, self._term), (signal.SIGINT, self._term), (signal.SIGHUP, self._hup),
-                            (signal.SIGCHLD, lambda *_: None)):
-            signal.signal(number, act)
-        self.wake = wake
         slots = list(range(self.settings.jobs))
         if not self.settings.until_empty:
             slots.append(RELEASER)
@@ -92,11 +85,14 @@ class Parent:
             warn(f"{function}: {count} retries wait for their time, the first for {max(0.0, due - time.time()):.3g} s: "
                  "left to whoever works next")
 
-    def _term(self, number, _) -> None:
-        self.terms += 1
+    @property
+    def terms(self) -> int:
+        """How often it was told to stop."""
+        return self.signals.count(signal.SIGTERM, signal.SIGINT) + self.over
 
-    def _hup(self, *_) -> None:
-        self.hups += 1
+    def stop(self) -> None:
+        """As a first SIGTERM does: let the jobs in hand be finished, and end."""
+        self.over = self.over or not self.terms
 
     # ---- starting workers
 
@@ -140,10 +136,9 @@ class Parent:
 
     def child(self, slot: int, reading: int, writing: int) -> int:
         """Run a worker in this process, a new child; its exit status."""
-        signal.set_wakeup_fd(-1)
+        self.signals.close()
         os.close(self.life[1])
         os.close(reading)
-        os.close(self.wake)
         for other in self.children.values():
             os.close(other.events)
         if slot == RELEASER:
@@ -157,7 +152,7 @@ class Parent:
     def step(self) -> None:
         """Wait for something to happen, and see to it."""
         poll, by_fd = select.poll(), {}
-        poll.register(self.wake, select.POLLIN)
+        poll.register(self.signals.fd, select.POLLIN)
         if self.events.pending:
             poll.register(1, select.POLLOUT)
         if not self.events.full or self.terms:
@@ -167,11 +162,8 @@ class Parent:
         times = [*self.due.values(), *(at for at in (self.late, self.events.tally.at, self.events.outage.due()) if at is not None)]
         wait = max(0, int((min(times) - time.monotonic()) * 1000) + 1) if times else None
         for fd, _ in poll.poll(wait):
-            if fd == self.wake:
-                try:
-                    os.read(fd, 512)
-                except BlockingIOError:
-                    pass
+            if fd == self.signals.fd:
+                self.signals.clear()
             elif fd in by_fd:
                 self.take(by_fd[fd])
             else:
@@ -191,11 +183,13 @@ class Parent:
         if at is not None and now >= at:
             events.outage.tell()
         if events.deaf:
-            self.terms += not self.terms   # finish what is in hand
+            self.stop()
 
     def pass_signals_on(self) -> None:
-        if self.hups and self.ends_with_terminal and not has_terminal():
-            self.terms, self.hups = self.terms + 1, 0
+        hups = self.signals.count(signal.SIGHUP)
+        if hups > self.hups and self.ends_with_terminal and not has_terminal():
+            self.hups = hups
+            self.stop()
         while self.passed < self.terms:
             self.passed += 1
             self.due.clear()
@@ -203,8 +197,8 @@ class Parent:
             if self.passed == 1 and self.children and os.isatty(2):
                 warn("told to stop: finishing the jobs in hand. Signal again to return them to the queue")
             self.late = time.monotonic() + LATE + (self.settings.grace if self.passed == 1 else 0)
-        if self.hups:
-            self.hups = 0
+        if hups > self.hups:
+            self.hups = hups
             self.tell(signal.SIGHUP)
 
     def is_late(self) -> bool:
@@ -283,7 +277,7 @@ class Parent:
         if self.status != UNAVAILABLE:
             warn(f"{self.settings.quarantine}: replaced while in use: stop all, remove -wal and -shm, start again")
         self.status = UNAVAILABLE
-        self.terms = max(self.terms, 1)
+        self.stop()
 
     def again(self, slot: int, why: str) -> None:
         """Start a slot's process again, at once the first time, then after 0.1 s, doubling."""

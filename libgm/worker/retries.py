@@ -38,7 +38,7 @@ def release_due(store: Store, settings) -> int:
     finally:
         submitter.close()
     claims.remove_released(store, accepted)
-    claims.give_back(store, [found["id"] for found in claimed])
+    claims.void(store)
     if lost or refused:
         raise lost or refused[0]
     return len(accepted)
