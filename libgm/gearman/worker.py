@@ -294,13 +294,9 @@ class Worker(Manager, GearmanWorker):
                 self.handle_error(connection)
 
     def close(self, until=lambda: None) -> None:
-        """End the connections; the jobs in hand go back to their servers."""
-        for connection in self.connection_to_handler_map:
-            connection.hang_up(lambda: passed(until))
+        """End the connections, as release() does."""
+        self.release(until)
         self.shutdown()
-        self.jobs.clear()
-        self.connection_to_handler_map.clear()
-        self.handler_to_connection_map.clear()
 
     def problems(self) -> list:
         """Nothing: losses and returns of servers are warned of when they happen."""
