@@ -17,7 +17,10 @@ CONTRIB = $(filter-out contrib/debian,$(wildcard contrib/*))
 SECONDS = 60
 SEED = 1
 
-.PHONY: venv demo test check bench chaos clean install install-files uninstall deb
+# The Debian suite of make suites
+SUITE = trixie
+
+.PHONY: venv demo test check bench chaos clean install install-files uninstall deb suites
 
 venv:
 	@.ci/setup venv
@@ -81,6 +84,10 @@ uninstall:
 deb:
 	@.ci/setup venv
 	@$(RUN) contrib/debian/make-deb dist
+
+# The README followed in a new system of a Debian suite: as root, with debootstrap; tests/suites/run says more.
+suites:
+	@nice -n 10 tests/suites/run $(SUITE)
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .hypothesis
