@@ -15,7 +15,7 @@ SHARE = $(DESTDIR)$(PREFIX)/share
 SECONDS = 60
 SEED = 1
 
-.PHONY: venv demo test check bench chaos clean install uninstall deb
+.PHONY: venv demo lint test check bench chaos clean install uninstall deb
 
 venv:
 	@.ci/setup venv
@@ -24,13 +24,20 @@ demo:
 	@.ci/setup demo
 	@$(RUN) examples/demo/run
 
+lint:
+	@.ci/setup lint
+	@$(RUN) .ci/lint
+
+# The tests run also where a linter complains; either failure is make's.
+PYTEST = $(RUN) .ci/lint; lint=$$?; $(RUN) python3 -m pytest -q -n 2
+
 test:
 	@.ci/setup test
-	@$(RUN) python3 -m pytest -q -n 2
+	@$(PYTEST) && exit $$lint
 
 check:
 	@.ci/setup test
-	@$(RUN) python3 -m pytest -q -n 2 -m "not slow"
+	@$(PYTEST) -m "not slow" && exit $$lint
 
 bench:
 	@.ci/setup bench
@@ -74,5 +81,5 @@ deb:
 	@$(RUN) contrib/debian/make-deb dist
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .hypothesis
+	rm -rf .venv build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

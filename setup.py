@@ -5,7 +5,7 @@ from glob import glob
 from pathlib import Path
 
 from setuptools import setup
-from distutils.command.install_data import install_data   # setuptools brings its own distutils
+from distutils.command.install_data import install_data  # setuptools brings its own distutils
 
 here = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (here / "libgm/__init__.py").read_text()).group(1)
@@ -15,6 +15,7 @@ check = ["nagiosplugin>=1.3,<2"]
 blueox = ["pyzmq>=22", "msgpack>=1,<2"]
 tally = ["ddsketch>=3,<4"]
 demo = ["pillow>=9"]
+lint = ["ruff==0.17.6", "import-linter==2.5.2", "mypy==2.4.1; python_version >= '3.10'", "mypy==1.19.1; python_version < '3.10'"]
 debian = ["nagiosplugin==1.3.2", "tabulate==0.8.9"]   # the oldest that are meant to do, which the tests run with
 
 places = {
@@ -55,7 +56,7 @@ setup(
     packages=["libgm", *sorted(str(Path(room).parent) for room in glob("libgm/*/__init__.py"))],
     scripts=sorted(glob("bin/gm-*")),
     data_files=[(place, sorted(glob(files))) for place, files in places.items() if glob(files)],
-    # python3-gearman: libgm/wire.py and manager.py replace parts of 0.1 by their names; the others: below their next incompatible version
+    # python3-gearman: libgm/gearman replaces parts of 0.1 by their names; the others: below their next incompatible version
     install_requires=["python3-gearman==0.1.*", "docopt>=0.6.2,<0.7", "tabulate>=0.8,<1", "tqdm>=4,<5"],
     extras_require={
         "check": check,
@@ -64,8 +65,9 @@ setup(
         "demo": demo,
         "examples": demo + tally,
         "bench": ["huey>=2.5"],
+        "lint": lint,
         "test": ["pytest>=7", "pytest-xdist>=3", "pytest-timeout>=2", "hypothesis>=6", "prometheus-client>=0.20",
-                 "numpy>=1.24", "trustme>=1"] + debian + check + blueox + tally + demo,
+                 "numpy>=1.24", "trustme>=1"] + debian + lint + check + blueox + tally + demo,
     },
     cmdclass={"install_data": Data},
     zip_safe=False,
