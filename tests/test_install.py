@@ -49,7 +49,7 @@ def check_tools(gm, venv: Path) -> None:
     assert result.err.startswith(b"gm-submit: ") and b"cannot import" not in result.err
 
 
-@pytest.mark.slow
+@pytest.mark.slow(20)
 def test_pip_install(gm, checkout, tmp_path):
     venv = tmp_path / "venv"
     install(venv, str(checkout))
@@ -71,7 +71,7 @@ def check_share(gm, share: Path) -> None:
         assert gm("fish", "--no-config", "-c", script, share / "fish/vendor_completions.d").out.startswith(b"--version")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(20)
 def test_pip_install_editable(gm, checkout, tmp_path):
     venv = tmp_path / "venv"
     install(venv, "-e", str(checkout))
@@ -89,7 +89,7 @@ def test_tools_run_from_a_checkout(gm, tmp_path):
             assert b"Usage:" in gm(path, "--help").out
 
 
-@pytest.mark.slow
+@pytest.mark.slow(10)
 def test_make_install_and_uninstall(gm, checkout, tmp_path):
     place = tmp_path / "place"
     for where, prefix in ((["DESTDIR=" + str(place), "PREFIX=/usr"], place / "usr"),
@@ -187,7 +187,8 @@ def test_the_loop_runs_on(gm, gearmand, tmp_path, python):
     library = lend(tmp_path / "library", *NEEDED, "python3_gearman")
 
     def run(tool, *args, **options):
-        return gm(python, ROOT / "bin" / tool, *args, env={"PYTHONPATH": str(library), "PYTHONWARNINGS": "error::SyntaxWarning"}, **options)
+        return gm(python, ROOT / "bin" / tool, *args, **options,
+                  env={"PYTHONPATH": str(library), "PYTHONWARNINGS": "error::SyntaxWarning"})
     run("gm-submit", "f", input=b"h\xffllo\n")
     failed = run("gm-work", "--until-empty", "--delay=0", "--tries=2", "f", "--", "sh", "-c", "echo why >&2; exit 3")
     assert [event["event"] for event in failed.records] == ["retry", "dead"]
