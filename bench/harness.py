@@ -172,8 +172,8 @@ def machine() -> list[str]:
             return f"{name} {version(name)}"
         except PackageNotFoundError:
             return f"{name} not there"
-    model = next((line.partition(":")[2].strip() for line in open("/proc/cpuinfo", encoding="utf-8")
-                  if line.startswith("model name")), platform.machine())
+    cpus = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    model = next((line.partition(":")[2].strip() for line in cpus if line.startswith("model name")), platform.machine())
     busy = os.getloadavg()[1] > 1.5 * os.cpu_count() + 1
     return [*(["**The machine was busy with other things**: rates are low, and so are ratios of what needs more than one "
                "processor. Run it again on a quiet one.\n"] if busy else []),

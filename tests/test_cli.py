@@ -40,7 +40,8 @@ def tool(gm, tmp_path):
             body = "\n    ".join(body.split("\n"))
             self.path.write_text(f'#!/usr/bin/env python3\n"""{DOC.format(usage=usage)}"""\n'
                                  "import os, sys\nfrom libgm import errors\n"
-                                 "from libgm.shell import lines, messages, options, places\nfrom libgm.shell.run import run\n\n\n"
+                                 "from libgm.shell import lines, messages, options, places\n"
+                                 "from libgm.shell.run import run\n\n\n"
                                  f"def main(args):\n    {body}\n\n\n"
                                  f"run(main, __doc__, command={command})\n")
             self.path.chmod(0o755)
