@@ -1,4 +1,4 @@
-"""What gm-submit does: payloads or records in, submissions out, a record per accepted job."""
+"""gm-submit: payloads or records in, submissions out, a record per accepted job."""
 
 from __future__ import annotations
 
@@ -9,42 +9,45 @@ from libgm import job
 from libgm.errors import NO, OK, BadRecord, Error, Strict, Usage, reason
 from libgm.shell.lines import Input, Output, ReaderGone, records, stdin_or_usage
 from libgm.shell.messages import warn
-from libgm.shell.places import servers
 from libgm.shell.progress import Progress
 
 
 class Submission:
-    """args: of gm-submit, by docopt."""
+    """A run of gm-submit.
 
-    def __init__(self, args: dict):
-        self.args, self.wait, self.status = args, args["--wait"], OK
-        self.output = Output(quiet=args["--quiet"])
-        self.accepted, self.submitter, self.refused = 0, None, False
-        self.progress = Progress("jobs", quiet=args["--quiet"])
-        self.servers = servers(args)
-        self.made = os.urandom(8).hex().encode()   # begins the uniques that are made up; a count ends them
-        self.count = 0
-        if args["--priority"] not in job.PRIORITIES:
-            raise Usage(f"--priority: {args['--priority']!r} is not one of {', '.join(job.PRIORITIES)}")
-        if args["--unique"] is not None and args["--unique-data"]:
+    servers: a list as typed. function: of every job, None where the input is records. unique: of the only job.
+    unique_data: make uniques from payloads. wait: submit in the foreground, and print results. strict: stop at the first
+    bad line. quiet: print no records. Raises Usage.
+    """
+
+    def __init__(self, servers: str, function: str | None, priority: str, unique: str | None = None,
+                 unique_data: bool = False, wait: bool = False, strict: bool = False, quiet: bool = False):
+        if priority not in job.PRIORITIES:
+            raise Usage(f"--priority: {priority!r} is not one of {', '.join(job.PRIORITIES)}")
+        if unique is not None and unique_data:
             raise Usage("--unique and --unique-data: only one of them")
-        if args["--unique"] is not None and not args["FUNCTION"]:
+        if unique is not None and not function:
             raise Usage("--unique: a record has its own: set .unique")
-        self.function = None if args["FUNCTION"] is None else os.fsencode(args["FUNCTION"])
-        self.unique = None if args["--unique"] is None else os.fsencode(args["--unique"])
+        self.servers, self.priority, self.unique_data, self.wait, self.strict = servers, priority, unique_data, wait, strict
+        self.output = Output(quiet=quiet)
+        self.progress = Progress("jobs", quiet=quiet)
+        self.accepted, self.submitter, self.refused, self.status = 0, None, False, OK
+        self.made = os.urandom(8).hex().encode()   # the beginning of uniques that are made up; a count is their end
+        self.count = 0
         try:
-            if self.function is not None:
-                job.check_function(self.function)
-            if self.unique is not None:
-                self.check_unique(self.unique)
+            self.function = None if function is None else job.check_function(os.fsencode(function))
+            self.unique = None if unique is None else self.check_unique(os.fsencode(unique))
         except BadRecord as error:
             raise Usage(str(error)) from None
 
-    def run(self) -> int:
-        """Submit everything; the exit status."""
+    def run(self, files: list[str], null: bool = False) -> int:
+        """Submit the files, each a payload, or else the lines of standard input. Return the exit status.
+
+        null: payloads on standard input end in NUL.
+        """
         try:
             try:
-                for where, line, made in self.jobs():
+                for where, line, made in self.jobs(files, null):
                     self.submit(where, line, made)
                 self.settle()
             except Strict:
@@ -70,8 +73,8 @@ class Submission:
             self.progress.close()
         return self.status
 
-    def jobs(self):
-        """(where, line number, job.Job) of each input."""
+    def jobs(self, files: list[str], null: bool):
+        """Yield (where, line number, job.Job) of each input."""
         if self.function is None:
             stdin_or_usage("give FUNCTION, or job records on standard input")
             for where, record in records(Input(waiting=self.settle), self.bad):
@@ -79,18 +82,18 @@ class Submission:
                     yield where, int(where.rpartition(":")[2]), self.from_record(record)
                 except BadRecord as error:
                     self.bad(BadRecord(f"{where}: {error}"))
-        elif self.args["FILE"]:
-            if self.unique is not None and len(self.args["FILE"]) > 1:
+        elif files:
+            if self.unique is not None and len(files) > 1:
                 raise Usage("--unique: names one job, and there are several files")
-            for number, name in enumerate(self.args["FILE"], 1):
+            for number, name in enumerate(files, 1):
                 try:
                     yield name, number, self.from_payload(self.read(name))
                 except BadRecord as error:
                     self.bad(BadRecord(f"{name}: {error}"))
         else:
             stdin_or_usage("give FILE, or payloads on standard input")
-            source = Input(null=self.args["--null"], waiting=self.settle)
-            if self.unique is not None:   # nothing is submitted before it is known to be the only one
+            source = Input(null=null, waiting=self.settle)
+            if self.unique is not None:   # submit nothing before it is known to be the only line
                 source = list(itertools.islice(source, 2))
                 if len(source) > 1:
                     raise Usage("--unique: names one job, and there is a second line (a FILE, or -, is one payload)")
@@ -114,32 +117,34 @@ class Submission:
     def from_payload(self, data: bytes) -> job.Job:
         if self.unique is not None:
             unique = self.unique
-        elif self.args["--unique-data"]:
+        elif self.unique_data:
             unique = job.digest(20, data).encode()
         else:
             self.count += 1
             unique = b"%s-%d" % (self.made, self.count)
-        return self.checked(job.Job(self.function, unique, data, self.args["--priority"]))
+        return self.checked(job.Job(self.function, unique, data, self.priority))
 
     def from_record(self, record: dict) -> job.Job:
         if record.get("id") is not None:
             raise BadRecord(f"job {record['id']} is quarantined: use gm-requeue, or delete .id to submit a copy")
         made = job.Job.from_record(record)
-        if self.args["--unique-data"]:
+        if self.unique_data:
             made.unique = job.digest(20, made.data).encode()
-        wire = "envelope" in record   # it stood in a queue (gm-salvage), and is to stand in one again as it did
+        wire = "envelope" in record   # from gm-salvage: it goes back into a queue as it was
         self.check_unique(made.unique, wire)
         return self.checked(made, wire)
 
-    def check_unique(self, unique: bytes, wire: bool = False) -> None:
+    def check_unique(self, unique: bytes, wire: bool = False) -> bytes:
+        """unique itself. wire: it is already a wire unique. Raises BadRecord."""
         job.check_unique(unique)
         if self.wait and len(unique) > job.MAX_UNIQUE - len(job.WAITED):
             raise BadRecord(f"unique of {len(unique)} bytes: at most {job.MAX_UNIQUE - len(job.WAITED)} with --wait")
         if not (self.wait or wire):
             job.check_unwaited(unique)
+        return unique
 
     def checked(self, made: job.Job, wire: bool = False) -> job.Job:
-        """The job as it goes over the wire. Raises BadRecord."""
+        """The job as it is sent. Raises BadRecord."""
         if made.envelope is not None:
             made.data = job.wrap(made.envelope, made.data)
         elif not wire:
@@ -149,9 +154,10 @@ class Submission:
         return made
 
     def bad(self, error: BadRecord) -> None:
+        """Report a bad input. Raises Strict with --strict."""
         warn(str(error))
         self.status = NO
-        if self.args["--strict"]:
+        if self.strict:
             raise Strict
 
     def submit(self, where: str, number: int, made: job.Job) -> None:
@@ -165,9 +171,9 @@ class Submission:
         self.submitter.submit(made.function, unique, made.data, made.priority, (where, number, made), made.due)
 
     def settle(self, last: bool = False) -> None:
-        """Before a wait, and as the last thing: everything sent is acknowledged, everything acknowledged is printed.
+        """Wait until every job sent is acknowledged, and print what is acknowledged: before a wait for input, and at the end.
 
-        Raises Strict where the server has refused a job, unless this is the last.
+        Raises Strict with --strict where the server has refused a job, unless this is the end.
         """
         if self.submitter is not None:
             self.submitter.finish()
@@ -176,7 +182,7 @@ class Submission:
             self.check_refused()
 
     def check_refused(self) -> None:
-        if self.refused and self.args["--strict"]:
+        if self.refused and self.strict:
             raise Strict
 
     def accepted_record(self, item: tuple, handle: bytes, server) -> dict:
@@ -193,7 +199,7 @@ class Submission:
         self.progress.add()
         record = self.accepted_record(item, handle, server)
         if self.wait:
-            item[2].data = record   # what is printed with the result
+            item[2].data = record   # printed with the result
         else:
             self.output.emit(record)
 
@@ -214,7 +220,7 @@ class Submission:
         self.output.flush()
 
     def finish_unread(self) -> None:
-        """The reader of our records has gone: no more input, but what is in flight is seen through."""
+        """The reader of the records exited: take no more input, finish what is in flight."""
         self.output.quiet = True
         try:
             if self.submitter is not None:
