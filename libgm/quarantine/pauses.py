@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from libgm import names
 from libgm.quarantine import processes
 from libgm.quarantine.file import Store, raw, text
+from libgm.units import age
 
 
 class Pause:
@@ -15,8 +17,12 @@ class Pause:
         self.glob, self.since, self.until, self.why, self.user = raw(glob), since, until, why, user
 
     def covers(self, function: bytes) -> bool:
-        from fnmatch import fnmatchcase
-        return fnmatchcase(function.decode("utf-8", "surrogateescape"), self.glob.decode("utf-8", "surrogateescape"))
+        return names.matches(function, self.glob.decode("utf-8", "surrogateescape"))
+
+    def summary(self, now: float) -> str:
+        """The pause in a few words, with its age: `paused by root 5m: new disk`."""
+        return ("paused" + (f" by {self.user}" if self.user else "") + f" {age(max(0, now - self.since))}" +
+                (f": {self.why}" if self.why else ""))
 
     def __str__(self) -> str:
         return "paused" + (f" by {self.user}" if self.user else "") + (f": {self.why}" if self.why else "")

@@ -159,9 +159,17 @@ def held(path: str, ident: int) -> bool:
     """Whether another process lives that holds ident. Raises OSError."""
     if not os.path.exists(path + "-alive"):
         return False
-    fd = _descriptor(path)
-    lock = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, ident, 1, 0)
-    return struct.unpack(FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, lock))[0] != fcntl.F_UNLCK
+    return locker(_descriptor(path), ident) is not None
+
+
+def locker(fd: int, start: int, length: int = 1) -> int | None:
+    """The pid of another process that holds a lock on those bytes of a file, 0 where our pid namespace has none for it.
+
+    None where nobody holds one. Raises OSError.
+    """
+    lock = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
+    kind, _, _, _, pid = struct.unpack(FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, lock))
+    return None if kind == fcntl.F_UNLCK else max(0, pid)
 
 
 def note(path: str, ident: int, run: int, since: float, sync: bool = False) -> None:
