@@ -13,10 +13,10 @@ from nagiosplugin import Check, Context, Critical, Metric, Ok, Range, Resource, 
 from nagiosplugin.result import Results
 
 from libgm import job, names
-from libgm.errors import Usage
+from libgm.errors import Unavailable, Usage
 from libgm.gearman import address
-from libgm.quarantine import jobs
-from libgm.quarantine.file import Store, raw
+from libgm.quarantine import jobs, outages, overview
+from libgm.quarantine.file import Store
 from libgm.shell.run import plain
 from libgm.tools import reap, status
 from libgm.units import SECONDS
@@ -146,6 +146,26 @@ class Survey(Resource):
                 wanted = [status.empty(os.fsencode(self.function))]
         return wanted, starved
 
+    def file(self) -> Store | None:
+        """The quarantine file where there is one that can be read: what is in it is of use, but not asked for."""
+        try:
+            return self.store() if os.path.exists(self.path) else None
+        except Unavailable:
+            return None
+
+    def paused(self, functions: list[bytes]) -> dict[bytes, str]:
+        """Those of the functions that are paused: their missing workers are no failure. How, by function."""
+        file, now = self.file(), time.time()
+        standing = overview.pauses_now(file, now) if file else []
+        return {function: pause.summary(now) for pause in standing for function in functions if pause.covers(function)}
+
+    def add_brakes(self) -> None:
+        """Warn of functions whose brake is on: failures are held, and not counted."""
+        file = self.file()
+        if file is not None and file.version >= 3:
+            self.facts += [(Warn, f"{names.text(function)}: brake on for {time.time() - since:.0f} s, {held} held: {why}")
+                           for function, (since, why, held) in sorted(outages.standing(file).items()) if self.wants(function)]
+
     def add_below_zero(self, server, running: list[tuple[bytes, int]]) -> None:
         """Report functions with fewer than no job running: gearmand's count is broken, and it may hang soon."""
         self.facts += [(Critical, f"{names.text(function)}: running below zero on {server}: {count}")
@@ -160,15 +180,20 @@ class Survey(Resource):
         self.fine = f"{total} {field}, {len(rows)} functions"
 
     def queue(self) -> None:
+        self.add_brakes()
         self.add_rows(sorted(self.queues()[0], key=lambda row: -row["waiting"]), "waiting")
 
     def workers(self) -> None:
         rows, starved = self.queues()
+        paused = self.paused([row["function"] for row in rows] + [function for function, _, _ in starved])
+        rows = [row for row in rows if row["function"] not in paused]
+        starved = [each for each in starved if each[0] not in paused]
         self.facts += [(Critical, f"{names.text(function)}: {waiting} waiting without a worker on {server}")
                        for function, waiting, server in starved]
-        if not rows and not self.facts:
+        if not rows and not self.facts and not paused:
             self.facts.append((Unknown, "no functions, and so no workers"))
         self.add_rows(sorted(rows, key=lambda row: row["workers"]), "workers")
+        self.fine = "; ".join([self.fine, *(f"{names.text(function)} {said}" for function, said in sorted(paused.items()))])
 
     def age(self) -> None:
         """What gm-reap would list."""
@@ -199,6 +224,7 @@ class Survey(Resource):
         self.judged = [(f"{names.text(function)}: {dead} dead{within}", dead) for function, dead in rows] or [("", 0)]
         self.shown = [("dead", total), *((f"{names.text(function)}_dead", dead) for function, dead in rows)]
         self.fine = f"{total} dead{within}"
+        self.add_brakes()
 
     def server(self) -> None:
         from libgm.gearman.admin import BadLine, ask_all

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 from libgm import job, names
 from libgm.errors import Error, Unavailable
 from libgm.quarantine import overview, tallies
 from libgm.quarantine.file import Store
-from libgm.shell.table import shown
+from libgm.shell.messages import warn
+from libgm.shell.table import Listing, shown
 from libgm.units import age, iso
 
 COUNTS = ("waiting", "running", "workers")       # of a server
@@ -67,7 +69,7 @@ def add_quarantine(rows: list[dict], store: Store) -> list[dict]:
         row.update({name: known[name] for name in ("delayed", "held", "dead", "overdue")},
                    oldest_dead=iso(known["oldest_dead"]), oldest_start=iso(known["oldest_start"]))
     for pause in overview.pauses_now(store, now):
-        if not names.is_glob(names.text(pause.glob)):
+        if not names.is_glob(os.fsdecode(pause.glob)):
             found.setdefault(pause.glob, empty(pause.glob))
         for function, row in found.items():
             if pause.covers(function):
@@ -126,6 +128,12 @@ class Snapshot:
         return [{**named(row["function"]), **{name: value for name, value in row.items() if name != "function"},
                  "trouble": "; ".join(row["trouble"]) or None} for row in sorted(rows, key=lambda row: row["function"])
                 if not self.busy or row["trouble"] or any(row[name] for name in ("waiting", "running", *KEPT))]
+
+    def days(self) -> list[dict]:
+        """A record per function and day (UTC), the oldest day first: runs that were done, and that failed."""
+        counted = tallies.days(self.store) if self.store and self.store.version >= 3 else []
+        return [{**named(function), "day": day, "done": done, "failed": failed}
+                for function, day, done, failed in counted if self.wants(function)]
 
     @property
     def down(self) -> list[Error]:
@@ -210,4 +218,33 @@ VIEWS = {   # what makes the records, and the columns of their table
     "workers": (Snapshot.workers, [("source", cell("source")), ("worker", worker),
                                    ("age", lambda record: age(record["age"]) if "age" in record else ""),
                                    ("doing", doing), TROUBLE]),
+    "days": (Snapshot.days, [("day", cell("day")), FUNCTION, ("done", cell("done")), ("failed", cell("failed"))]),
 }
+
+
+def show(snapshot: Snapshot, view: str, args: dict, unread: Error | None) -> bool:
+    """Print a view of VIEWS, or prometheus; whether no server could be asked. args: --json and --table. unread: why the
+    quarantine file cannot be read, or None."""
+    if view == "prometheus":
+        from libgm.shell.lines import Output
+        from libgm.tools import prometheus
+        text = prometheus.text(snapshot, False if unread else snapshot.store and True)
+    else:
+        make, columns = VIEWS[view]
+        records = make(snapshot)
+    for problem in snapshot.problems:
+        warn(str(problem))
+    none_up = view != "days" and len(snapshot.down) == len(snapshot.servers)
+    if view == "prometheus":
+        output = Output()
+        output.write_lines(text)
+        output.close()
+    elif records or not none_up:
+        where = ", ".join(map(str, snapshot.servers))
+        listing = Listing(args, columns, "days counted yet" if view == "days" else
+                          f"{'workers' if view == 'workers' else 'functions'} on {where}",
+                          stands_out=lambda record: record.get("trouble"))
+        for record in sorted(records, key=lambda record: not record.get("trouble")) if listing.table else records:
+            listing.add(record)
+        listing.close()
+    return none_up
