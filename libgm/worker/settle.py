@@ -201,7 +201,7 @@ class Settler:
             delay = verdict.delay(attempts, self.settings.delay, self.settings.max_delay)
         else:
             delay = min(outcome.delay, self.settings.max_delay)   # further off would be taken for a stepped clock
-        if not (delay or self.resend(attempt, attempts)):
+        if delay or not self.resend(attempt, attempts):
             values = self.row(attempt, outcome, attempts, reason, error)
             values.update(state="delayed", due=time.time() + delay)
             self.write(attempt, values)
