@@ -30,7 +30,12 @@ def answering(fake, rows: bytes, workers: bytes = b""):  # noqa: F811
                 return
             asked += chunk
             *lines, asked = asked.split(b"\n")
+            if asked.startswith(b"\0REQ") and len(asked) == 12 + 32:   # GET_STATUS, whose answer ends it all
+                lines, asked = [*lines, asked], b""
             for line in lines:
+                if line.startswith(b"\0REQ"):
+                    connection.sendall(b"\0RES\0\0\0\x14\0\0\0\x28" + line[12:] + b"\0000" * 4)
+                    continue
                 answer = {b"status": rows, b"prioritystatus": re.sub(rb"(?m)$(?=\n)", b"\t0", rows), b"workers": workers}
                 connection.sendall(answer[line] + b".\n" if line in answer else b"OK 1.1.20\n")
     return str(fake(serve).server)

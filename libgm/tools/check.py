@@ -241,17 +241,19 @@ def check_dead(settings: Settings) -> Found:
 
 
 def check_server(settings: Settings) -> Found:
-    from libgm.gearman.admin import ask_all
+    from libgm.gearman.admin import BadLine, ask_all
     found = Found()
 
     def ask(admin):
         began = time.monotonic()
-        version = admin.version()
-        return version, round(time.monotonic() - began, 6), [row[::2] for row in admin.status()]
-    for server, (version, seconds, running) in ask_all(
-            settings.servers, ask, lambda error: found.facts.append((Critical, str(error)))):
-        found.facts += below(server, [(function, count) for function, count in running if settings.wants(function)])
-        found.judged.append((f"{server}: version {version.removeprefix('OK ')} answered in {seconds:.3f} s", seconds))
+        queues = admin.queues()
+        return round(time.monotonic() - began, 6), admin.version(), queues
+    answers, problems = ask_all(settings.servers, ask)
+    found.facts += [(Warn if isinstance(problem, BadLine) else Critical, str(problem)) for problem in problems]
+    for server, (seconds, version, queues) in answers:
+        found.facts += below(server, [(queue.function, queue.running) for queue in queues if settings.wants(queue.function)])
+        told = f"version {version.removeprefix('OK ')} " if version else ""
+        found.judged.append((f"{server}: {told}answered in {seconds:.3f} s", seconds))
         found.shown.append((f"{server}_time", seconds))
     found.fine = ", ".join(said for said, _ in found.judged[:SAID])
     return found

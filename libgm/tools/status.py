@@ -18,16 +18,15 @@ def queues(servers: list, report) -> list[tuple]:
     """(server, rows) of each server that can be had: a dict per function with waiting, running, workers, by priority.
 
     waiting is what no worker has begun: gearmand's total less its running, which can be below zero. report(error) is
-    called for a server that cannot be had.
+    called for a server that cannot be had, and for a line that cannot be read. Priorities that a server does not tell are None.
     """
-    from libgm.gearman.admin import ask_all
-
-    def ask(admin):
-        totals, priorities = admin.status(), admin.prioritystatus()
-        return [{"function": function, "waiting": max(0, total - max(0, running)), "running": running,
-                 "workers": workers, **dict(zip(job.PRIORITIES, priorities.get(function, (0, 0, 0))))}
-                for function, total, running, workers in totals]
-    return ask_all(servers, ask, report)
+    from libgm.gearman.admin import Admin, ask_all
+    answers, problems = ask_all(servers, Admin.queues)
+    for problem in problems:
+        report(problem)
+    return [(server, [{"function": queue.function, "waiting": max(0, queue.total - max(0, queue.running)),
+                       "running": queue.running, "workers": queue.workers, **dict(zip(job.PRIORITIES, queue[4:]))}
+                      for queue in found]) for server, found in answers]
 
 
 def functions(found: list[tuple]) -> list[dict]:
@@ -38,7 +37,7 @@ def functions(found: list[tuple]) -> list[dict]:
         for part in of_server:
             row = rows.setdefault(part["function"], empty(part["function"]))
             for name in (*COUNTS, *job.PRIORITIES):
-                row[name] += part[name]
+                row[name] = None if row[name] is None or part[name] is None else row[name] + part[name]
             row["servers"].append(str(server))
             row["trouble"] += [what + where for what in stuck(part)]
     return list(rows.values())
@@ -126,9 +125,12 @@ def named(function: bytes) -> dict:
 
 def workers(servers: list, store: Store | None, report) -> list[dict]:
     """A record per worker: of each gearmand, as it sees its connections, and of the quarantine file, with the job in hand."""
-    from libgm.gearman.admin import ask_all
+    from libgm.gearman.admin import Admin, ask_all
     done = []
-    for server, seen in ask_all(servers, lambda admin: admin.workers(), report):
+    answers, problems = ask_all(servers, Admin.workers)
+    for problem in problems:
+        report(problem)
+    for server, seen in answers:
         for fd, ip, client, can_do in seen:
             if can_do:
                 done.append({"source": "gearmand", "server": str(server), "ip": ip,
