@@ -140,7 +140,7 @@ def test_beside_a_gm_work_it_ends_and_no_job_is_seen_twice(gm, gearmand):
     assert sorted(dead + done) == list(range(3000))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(10)
 def test_killed_anywhere_no_job_is_lost(gm, gearmand):
     submit(gm, 1000)
     dice = random.Random(7)
