@@ -54,7 +54,7 @@ def test_deaths_in_between_stay_whatever_batch_they_are_in(gm, memory_gearmand, 
 
 
 def test_a_job_that_dies_again_is_sent_under_another_name_by_the_same_run(gm, memory_gearmand):
-    """Its first copy, dead but not yet acknowledged, would swallow one of the same wire unique (rule 5)."""
+    """Its first copy, dead but not yet acknowledged, would swallow one of the same wire unique (gm-delivery(7), rule 5)."""
     bury(gm, [b"x"])
     change(gm, "CREATE TABLE sent (number)",
            "CREATE TRIGGER seen AFTER UPDATE OF claim ON job WHEN NEW.claim IS NOT NULL BEGIN "
