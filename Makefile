@@ -74,5 +74,5 @@ deb:
 	@$(RUN) contrib/debian/make-deb dist
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .hypothesis
+	rm -rf .venv .peers build dist *.egg-info .pytest_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
