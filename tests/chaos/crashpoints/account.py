@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from machine import CALM, Machine, Strike, numbers
 from scenarios import RUNS, Scenario
 
-QUIET = 8.0    # seconds without any change after which a job that is not accounted for is taken to rest where it is
+QUIET = 10.0   # seconds without any change after which a job that is not accounted for is taken to rest where it is
 LIMIT = 90.0   # seconds for a point
 BOOTS = 12     # a machine that needs more has a job that takes it down for ever
 
