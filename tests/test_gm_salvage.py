@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import random
-import shutil
 import signal
 import socket
 import sqlite3
@@ -16,6 +13,7 @@ import time
 
 import pytest
 from conftest import find_gearmand, free_port, until
+from helpers import digests, read_only
 
 SCHEMA = ("CREATE TABLE gearman_queue (unique_key TEXT, function_name TEXT, priority INTEGER, data BLOB, "
           "when_to_run INTEGER, PRIMARY KEY(unique_key, function_name))")
@@ -36,10 +34,6 @@ def make(path, rows, wal=False, page=4096):
 
 def simple(count, size=10):
     return [(f"u{n}", "f", 1, b"%d " % n + b"x" * size, 0) for n in range(count)]
-
-
-def digests(folder):
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
 @pytest.fixture
@@ -63,7 +57,8 @@ def queue(gearmand):
     """The rows of a store as a gearmand left it."""
     db = sqlite3.connect(gearmand.store)
     try:
-        return db.execute("SELECT unique_key, function_name, priority, data, when_to_run FROM gearman_queue ORDER BY rowid").fetchall()
+        return db.execute("SELECT unique_key, function_name, priority, data, when_to_run "
+                          "FROM gearman_queue ORDER BY rowid").fetchall()
     finally:
         db.close()
 
@@ -143,16 +138,6 @@ def test_killed_in_mid_write(gm, place, wal, volume):
     assert digests(place) == before and result.err == b""
 
 
-def read_only(folder, command):
-    """The command where folder is a read-only volume; for whom modes stop, they are enough."""
-    if os.getuid() == 0:
-        mount = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
-        return ["unshare", "-m", "sh", "-c", mount, folder, *command]
-    for path in folder.iterdir():
-        path.chmod(0o444)
-    return ["sh", "-c", 'chmod 555 "$0"; "$@"; status=$?; chmod 755 "$0"; exit $status', folder, *command]
-
-
 def test_a_wal_without_its_index(gm, place):
     """As a copy of the two files has it."""
     killed_in_a_transaction(place / "q.db", True)
@@ -222,8 +207,8 @@ def test_a_large_payload_whose_rest_is_gone(gm, place):
 
 
 def test_check(gm, place):
-    path = make(place / "q.db", [("a", "f", 1, b"1", 0), ("b", "f", 1, None, 0), ("c", "f", None, b"1", None), ("d" * 64, "f", 1, b"1", 0),
-                                 ("e", "f", 1, b"1", int(time.time()) + 1000)])
+    path = make(place / "q.db", [("a", "f", 1, b"1", 0), ("b", "f", 1, None, 0), ("c", "f", None, b"1", None),
+                                 ("d" * 64, "f", 1, b"1", 0), ("e", "f", 1, b"1", int(time.time()) + 1000)])
     result = gm("gm-salvage", "--check", path, status=1)
     found = {record["what"]: record for record in result.records}
     assert found["jobs"]["count"] == 5 and not found["jobs"]["wrong"] and "1 wait" in found["jobs"]["detail"]
@@ -280,7 +265,8 @@ def test_a_first_page_that_is_damaged(gm, place):
 
 def test_a_damaged_schema_of_which_sqlite_speaks_in_other_bytes_than_text(gm, place):
     path = make(place / "q.db", simple(3))
-    path.write_bytes(path.read_bytes().replace(b"gearman_queue", b"gearman_que\xff\xfe").replace(b"CREATE TABLE", b"CREATE TABXE"))
+    damaged = path.read_bytes().replace(b"gearman_queue", b"gearman_que\xff\xfe").replace(b"CREATE TABLE", b"CREATE TABXE")
+    path.write_bytes(damaged)
     assert gm("gm-salvage", path, status=111).err == b"gm-salvage: %s: its schema is damaged\n" % bytes(path)
 
 

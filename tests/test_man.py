@@ -33,6 +33,8 @@ import time
 import pytest
 from conftest import NO_SERVER, ROOT, free_port
 
+pytestmark = pytest.mark.slow
+
 PAGES = sorted((ROOT / "man").glob("*.[157]"), key=lambda page: page.name)
 ESCAPES = {r"\(aq": "'", r"\(ga": "`", r"\(ha": "^", r"\(ti": "~", r"\e": "\\", r"\-": "-", r"\&": ""}
 MARK = "\x1e"
@@ -187,7 +189,7 @@ def test_mandoc_has_nothing_against_it(page):
 def test_literal_blocks_can_be_copied(page):
     block = False
     for number, line in enumerate(page.read_text("utf-8").splitlines(), 1):
-        block = line.startswith(".Bd -literal") or block and line != ".Ed"
+        block = line.startswith(".Bd -literal") or (block and line != ".Ed")
         wrong = block and re.search(r"['`^~]|\\(?!\(aq|\(ga|\(ha|\(ti|e|-|&)", line)
         assert not wrong, f"{page.name}:{number}: {wrong[0]} in a literal block: write \\(aq \\(ga \\(ha \\(ti or \\e"
 

@@ -193,9 +193,7 @@ class Survey(Resource):
             counts, within = {function: dead for function, dead, _ in jobs.counts(store)}, ""
         else:
             within = f" within {window:g} s"
-            counts = {raw(function): dead for function, dead in store.rows(
-                "SELECT function, count(*) FROM job WHERE state = 'dead' AND last_failed > ? GROUP BY function",
-                (time.time() - window,))}
+            counts = overview.died_since(store, time.time() - window)
         rows = sorted(((function, dead) for function, dead in counts.items() if self.wants(function)), key=lambda row: -row[1])
         total = sum(dead for _, dead in rows)
         self.judged = [(f"{names.text(function)}: {dead} dead{within}", dead) for function, dead in rows] or [("", 0)]
@@ -203,18 +201,20 @@ class Survey(Resource):
         self.fine = f"{total} dead{within}"
 
     def server(self) -> None:
-        from libgm.gearman.admin import ask_all
-        self.unit, errors = "s", []
+        from libgm.gearman.admin import BadLine, ask_all
+        self.unit = "s"
 
         def ask(admin):
             began = time.monotonic()
-            version = admin.version()
-            return version, round(time.monotonic() - began, 6), [row[::2] for row in admin.status()]
-        for server, (version, seconds, running) in ask_all(self.servers, ask, errors.append):
-            self.add_below_zero(server, [(function, count) for function, count in running if self.wants(function)])
-            self.judged.append((f"{server}: version {version.removeprefix('OK ')} answered in {seconds:.3f} s", seconds))
+            queues = admin.queues()   # what every server answers
+            return round(time.monotonic() - began, 6), admin.version(), queues
+        answers, problems = ask_all(self.servers, ask)
+        for server, (seconds, version, queues) in answers:
+            self.add_below_zero(server, [(queue.function, queue.running) for queue in queues if self.wants(queue.function)])
+            told = f"version {version.removeprefix('OK ')} " if version else ""
+            self.judged.append((f"{server}: {told}answered in {seconds:.3f} s", seconds))
             self.shown.append((f"{server}_time", seconds))
-        self.facts += [(Critical, str(error)) for error in errors]
+        self.facts += [(Warn if isinstance(problem, BadLine) else Critical, str(problem)) for problem in problems]
         self.fine = ", ".join(text for text, _ in self.judged[:NAMED])
 
 

@@ -75,7 +75,7 @@ def print_rounds(gauges: Gauges, output: Output, stopping) -> None:
     poll.register(stopping.fd, select.POLLIN)
     poll.register(output.fd, 0)   # for the end of its reader, also while there is nothing to print
     due = time.monotonic()
-    while not stopping.set:
+    while not stopping.count():
         output.write(gauges.round())
         output.flush()
         due = max(due + gauges.interval, time.monotonic())

@@ -38,7 +38,8 @@ def text(snapshot: Snapshot, file_up: bool | None) -> bytes:
                                ("workers", "workers", "Connected workers that can do the function.")):
         parts.append(family(name, about, [(labels, row[field]) for labels, row in rows]))
     parts.append(family("queued_jobs", "Queued jobs by priority.",
-                        [({**labels, "priority": name}, row[name]) for labels, row in rows for name in job.PRIORITIES]))
+                        [({**labels, "priority": name}, row[name]) for labels, row in rows for name in job.PRIORITIES
+                         if row[name] is not None]))
     if file_up is not None:
         parts.append(family("quarantine_up", "Whether the quarantine file can be read.", [({}, int(file_up))]))
     for name, field, about in (("delayed_jobs", "delayed", "Retries that wait for their time."),

@@ -5,34 +5,30 @@ from __future__ import annotations
 import time
 
 from libgm import job, names
-from libgm.errors import Unavailable
-from libgm.quarantine import jobs, starts
-from libgm.quarantine.file import Store, raw
+from libgm.errors import Error, Unavailable
+from libgm.quarantine import overview, tallies
+from libgm.quarantine.file import Store
 from libgm.shell.table import shown
 from libgm.units import age, iso
 
 COUNTS = ("waiting", "running", "workers")       # of a server
-KEPT = ("delayed", "dead")                       # of the quarantine file
+KEPT = ("delayed", "held", "dead")                    # of the quarantine file
 LATE = 5.0        # seconds after its time that a retry is overdue
 OVERSTAY = 900.0  # seconds after which a running job is shown as trouble
 
 
-def queues(servers: list) -> tuple[list[tuple], list[Unavailable]]:
+def queues(servers: list) -> tuple[list[tuple], list[Error]]:
     """Ask every server for its functions.
 
-    Return (server, rows) of each server that answers, and the error of each other one. A row is a dict of function,
-    waiting, running, workers, and the queued jobs by priority. waiting counts the jobs that no worker has begun:
-    gearmand's total less its running, which can be below zero.
+    Return (server, rows) of each server that answers, and the problems: an Unavailable for each other one, and BadLines. A row
+    is a dict of function, waiting, running, workers, and the queued jobs by priority, None where the server does not tell.
+    waiting counts the jobs that no worker has begun: gearmand's total less its running, which can be below zero.
     """
-    from libgm.gearman.admin import ask_all
-
-    def ask(admin):
-        totals, priorities = admin.status(), admin.prioritystatus()
-        return [{"function": function, "waiting": max(0, total - max(0, running)), "running": running,
-                 "workers": workers, **dict(zip(job.PRIORITIES, priorities.get(function, (0, 0, 0))))}
-                for function, total, running, workers in totals]
-    errors: list[Unavailable] = []
-    return ask_all(servers, ask, errors.append), errors
+    from libgm.gearman.admin import Admin, ask_all
+    answers, problems = ask_all(servers, Admin.queues)
+    return [(server, [{"function": queue.function, "waiting": max(0, queue.total - max(0, queue.running)),
+                       "running": queue.running, "workers": queue.workers, **dict(zip(job.PRIORITIES, queue[4:]))}
+                      for queue in found]) for server, found in answers], problems
 
 
 def functions(found: list[tuple]) -> list[dict]:
@@ -42,8 +38,8 @@ def functions(found: list[tuple]) -> list[dict]:
         where = f" on {server}" if len(found) > 1 else ""
         for part in of_server:
             row = rows.setdefault(part["function"], empty(part["function"]))
-            for name in (*COUNTS, *job.PRIORITIES):
-                row[name] += part[name]
+            for name in (*COUNTS, *job.PRIORITIES):   # None: some server does not tell
+                row[name] = None if row[name] is None or part[name] is None else row[name] + part[name]
             row["servers"].append(str(server))
             row["trouble"] += [what + where for what in stuck(part)]
     return list(rows.values())
@@ -56,49 +52,44 @@ def stuck(part: dict) -> list[str]:
 
 def empty(function: bytes) -> dict:
     """The row of a function that has nothing."""
-    return {"function": function, "waiting": 0, "running": 0, "workers": 0, "delayed": 0, "dead": 0,
+    return {"function": function, "waiting": 0, "running": 0, "workers": 0, "delayed": 0, "held": 0, "dead": 0,
             "high": 0, "normal": 0, "low": 0, "servers": [], "oldest_dead": None, "oldest_start": None,
-            "overdue": 0, "trouble": []}
+            "overdue": 0, "paused": None, "done_today": None, "failed_today": None, "trouble": []}
 
 
 def add_quarantine(rows: list[dict], store: Store) -> list[dict]:
     """Add to the rows what the quarantine file knows of each function; functions that only the file knows get a row."""
     now = time.time()
     found = {row["function"]: row for row in rows}
-
-    def of(function) -> dict:
-        return found.setdefault(raw(function), empty(raw(function)))
-    for function, dead, delayed in jobs.counts(store):
-        of(function).update(dead=dead, delayed=delayed)
-    for name, sql in (
-            ("oldest_dead", "SELECT function, min(last_failed) FROM job WHERE state = 'dead' GROUP BY function"),
-            ("overdue", "SELECT function, count(*) FROM job WHERE state = 'delayed' AND claim IS NULL AND due < "
-                        f"{now - LATE!r} GROUP BY function")):
-        for function, value in store.rows(sql):
-            of(function)[name] = value
-    for function, process, started in store.rows(
-            "SELECT function, process, min(started) FROM start GROUP BY function, process ORDER BY 3 DESC"):
-        if store.lives(process):   # a dead owner's start only counts, until the job is seen again
-            of(function)["oldest_start"] = started
-    for function, count, why in store.rows(
-            "SELECT function, count(*), max(paused_why) FROM process WHERE paused_until > ? GROUP BY function", (now,)):
-        of(function)["trouble"].append(f"{count} paused: {why}")
-    for row in found.values():
-        row["trouble"] += overdue_and_dead(row, now)
-        for name in ("oldest_dead", "oldest_start"):
-            row[name] = iso(row[name])
+    for function, known in overview.functions(store, now, LATE).items():
+        row = found.setdefault(function, empty(function))
+        row["trouble"] += kept_trouble(known, now)
+        row.update({name: known[name] for name in ("delayed", "held", "dead", "overdue")},
+                   oldest_dead=iso(known["oldest_dead"]), oldest_start=iso(known["oldest_start"]))
+    for pause in overview.pauses_now(store, now):
+        if not names.is_glob(names.text(pause.glob)):
+            found.setdefault(pause.glob, empty(pause.glob))
+        for function, row in found.items():
+            if pause.covers(function):
+                row["paused"] = iso(pause.since)
+                row["trouble"] = [f"{pause.summary(now)}", *(text for text in row["trouble"] if text != "no worker")]
+    for function, done, failed in tallies.today(store, now) if store.version >= 3 else ():
+        found.setdefault(function, empty(function)).update(done_today=done, failed_today=failed)
     return list(found.values())
 
 
-def overdue_and_dead(row: dict, now: float) -> list[str]:
-    """What is wrong with a function by the quarantine file. now: epoch seconds."""
+def kept_trouble(known: dict, now: float) -> list[str]:
+    """What is wrong with a function by the quarantine file. known: of overview.functions(). now: epoch seconds."""
     found = []
-    if row["dead"]:
-        found.append(f"{row['dead']} dead, the oldest for {age(max(0, now - (row['oldest_dead'] or now)))}")
-    if row["overdue"]:
-        found.append(f"{row['overdue']} overdue, no gm-work releases them")
-    if row["oldest_start"] is not None and now - row["oldest_start"] > OVERSTAY:
-        found.append(f"a job runs for {age(now - row['oldest_start'])}")
+    if known["brake"] is not None:
+        since, why = known["brake"]
+        found.append(f"brake on for {age(max(0, now - since))}, {known['held']} held: {why}")
+    if known["dead"]:
+        found.append(f"{known['dead']} dead, the oldest for {age(max(0, now - (known['oldest_dead'] or now)))}")
+    if known["overdue"]:
+        found.append(f"{known['overdue']} overdue, no gm-work releases them")
+    if known["oldest_start"] is not None and now - known["oldest_start"] > OVERSTAY:
+        found.append(f"a job runs for {age(now - known['oldest_start'])}")
     return found
 
 
@@ -106,19 +97,19 @@ class Snapshot:
     """What the servers and the quarantine file say now.
 
     servers: of address.parse_servers(); store: the open quarantine file, or None; glob: the functions to show, None for
-    all. .errors has an Unavailable for each server that does not answer.
+    all; busy: leave out those that have nothing. .problems: as of queues().
     """
 
-    def __init__(self, servers: list, store: Store | None, glob: str | None = None):
-        self.servers, self.store, self.glob = servers, store, glob
-        self.errors: list[Unavailable] = []
+    def __init__(self, servers: list, store: Store | None, glob: str | None = None, busy: bool = False):
+        self.servers, self.store, self.glob, self.busy = servers, store, glob, busy
+        self.problems: list[Error] = []
 
     def wants(self, function: bytes) -> bool:
         return self.glob is None or names.matches(function, self.glob)
 
     def queues(self) -> list[tuple]:
         """queues() of the wanted functions."""
-        found, self.errors = queues(self.servers)
+        found, self.problems = queues(self.servers)
         return [(server, [row for row in rows if self.wants(row["function"])]) for server, rows in found]
 
     def quarantine(self, rows: list[dict]) -> list[dict]:
@@ -133,7 +124,13 @@ class Snapshot:
             rows = [{**row, **dict.fromkeys((*COUNTS, *job.PRIORITIES)),
                      "trouble": ["no server can be reached", *row["trouble"]]} for row in rows]
         return [{**named(row["function"]), **{name: value for name, value in row.items() if name != "function"},
-                 "trouble": "; ".join(row["trouble"]) or None} for row in sorted(rows, key=lambda row: row["function"])]
+                 "trouble": "; ".join(row["trouble"]) or None} for row in sorted(rows, key=lambda row: row["function"])
+                if not self.busy or row["trouble"] or any(row[name] for name in ("waiting", "running", *KEPT))]
+
+    @property
+    def down(self) -> list[Error]:
+        """The problems of servers that do not answer."""
+        return [problem for problem in self.problems if isinstance(problem, Unavailable)]
 
     def by_server(self) -> list[dict]:
         """A record per function and server; one with server null for what the quarantine file has of it."""
@@ -149,9 +146,10 @@ class Snapshot:
 
     def workers(self) -> list[dict]:
         """A record per worker: of each gearmand, as it sees its connections, and of the quarantine file."""
-        from libgm.gearman.admin import ask_all
+        from libgm.gearman.admin import Admin, ask_all
         done = []
-        for server, seen in ask_all(self.servers, lambda admin: admin.workers(), self.errors.append):
+        answers, self.problems = ask_all(self.servers, Admin.workers)
+        for server, seen in answers:
             for _, ip, client, can_do in seen:
                 if any(map(self.wants, can_do)):
                     done.append({"source": "gearmand", "server": str(server), "ip": ip,
@@ -162,25 +160,18 @@ class Snapshot:
 
     def file_workers(self, store: Store) -> list[dict]:
         """A record per process of the quarantine file, with the job in hand."""
-        now, begun, done = time.time(), {}, []
-        for process, run, started, *start in store.rows(
-                "SELECT process, run, started, unique_, handle, server, attempts, mark FROM start"):
-            since = starts.since(store, process, run, started)
-            if since is not None:   # None: a job that is ready, not begun
-                begun[process] = (since, *start)
-        for ident, tool, host, pid, started, function, paused, why in store.rows(
-                "SELECT id, tool, host, pid, started, function, paused_until, paused_why FROM process ORDER BY id"):
-            if self.glob is not None and not (function is not None and self.wants(raw(function))):
+        now, done = time.time(), []
+        for ident, tool, host, pid, started, function, alive, hand in overview.workers(store):
+            if self.glob is not None and not (function is not None and self.wants(function)):
                 continue
-            since, unique, handle, server, attempts, mark = begun.get(ident, (None,) * 6)
+            since, unique, handle, server, attempts, mark = hand or (None,) * 6
             record = {"source": "file", "worker": ident, "tool": tool, "host": host, "pid": pid,
-                      "alive": store.lives(ident), "since": iso(started), "age": max(0, int(now - started))}
-            job.put(record, "function", None if function is None else raw(function))
-            job.put(record, "unique", None if unique is None else raw(unique))
+                      "alive": alive, "since": iso(started), "age": max(0, int(now - started))}
+            job.put(record, "function", function)
+            job.put(record, "unique", unique)
             record.update(handle=handle, server=server, attempts=attempts, job_since=iso(since),
-                          job_age=None if since is None else max(0, round(now - since, 1)), mark=mark,
-                          paused_until=iso(paused), paused_why=why)
-            record["trouble"] = "dead" if not record["alive"] else f"paused: {why}" if why else \
+                          job_age=None if since is None else max(0, round(now - since, 1)), mark=mark)
+            record["trouble"] = "dead" if not alive else \
                 f"a job runs for {age(now - since)}" if since and now - since > OVERSTAY else None
             done.append(record)
         return done

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
-from libgm import job
-from libgm.errors import Error
+from libgm import wire
+from libgm.errors import Error, Replaced
 from libgm.gearman.connection import ServerLost
-from libgm.quarantine import claims
+from libgm.quarantine import claims, jobs, processes
 from libgm.quarantine.file import Store, raw
 from libgm.shell.messages import Trouble
 from libgm.shell.signals import Control
@@ -38,19 +38,16 @@ def release_due(store: Store, settings) -> int:
     finally:
         submitter.close()
     claims.remove_released(store, accepted)
-    claims.give_back(store, [found["id"] for found in claimed])
+    claims.void(store)
     if lost or refused:
         raise lost or refused[0]
     return len(accepted)
 
 
 def resubmission(found: dict) -> tuple[bytes, bytes, bytes, str]:
-    """(function, wire unique, enveloped payload, priority) of a delayed retry's row."""
-    function, key = raw(found["function"]), found["key"]
-    envelope = job.Envelope(key, raw(found["unique_"]), found["attempts"], found["requeues"], found["first_failed"],
-                            found["priority"])
-    return (function, job.wire_unique(function, key, "attempt", found["attempts"]),
-            job.wrap(envelope, raw(found["data"])), found["priority"])
+    """(function, wire unique, payload, priority) of a delayed retry's row."""
+    function, header = raw(found["function"]), jobs.header(found)
+    return (function, *wire.pack(function, raw(found["unique_"]), header, raw(found["data"])), header.priority)
 
 
 def run_releaser(settings, parent_fd: int) -> int:
@@ -68,16 +65,18 @@ def run_releaser(settings, parent_fd: int) -> int:
             pause = 1.0
             if released and outgrown():
                 break   # a large payload came by: whoever replaces us starts small
+        except Replaced:
+            break   # a worker tells
         except Error as error:
             pause = trouble.say(f"delayed retries: {error}")
         control.wait(pause)
     if store:
-        store.part()
+        processes.part(store)
     return 0
 
 
 def open_store(settings) -> Store:
     """The file, this process entered in it: what it claims is void when it dies."""
     store = Store(settings.quarantine, create=True)
-    store.join("gm-work releaser", settings.function, settings.server_list)
+    processes.join(store, "gm-work releaser", settings.function, settings.server_list)
     return store
