@@ -36,7 +36,7 @@ def worker_of(*servers, function: bytes = b"f", **options) -> Worker:
 
 def pumped(worker: Worker, predicate):
     """Let a worker send and receive until predicate() is true."""
-    return until(lambda: worker.attend(0.01, ()) and False or predicate())
+    return until(lambda: (worker.attend(0.01, ()) and False) or predicate())
 
 
 def dripping(connection) -> None:
@@ -207,7 +207,7 @@ def test_an_error_about_a_late_answer_loses_nothing(memory_gearmand, capfd):
     other = worker.next(20)
     other.complete(b"")
     assert worker.drain() and not other.lost
-    until(lambda: worker.attend(0.01, ()) and False or memory_gearmand.status()[b"f"][0] == 0)
+    until(lambda: (worker.attend(0.01, ()) and False) or memory_gearmand.status()[b"f"][0] == 0)
     assert capfd.readouterr().err.count("JOB_NOT_FOUND") == 1
     worker.close()
     raw.close()
@@ -285,7 +285,7 @@ def test_the_loss_and_the_return_of_a_server_are_said_once(memory_gearmand, capf
     assert worker.next(0) is None
     memory_gearmand.kill()
     pumped(worker, lambda: worker.down)
-    until(lambda: worker.attend(0.2, ()) and False or worker.recovery[worker.connection_list[0]].backoff.pause > 0.5)
+    until(lambda: (worker.attend(0.2, ()) and False) or worker.recovery[worker.connection_list[0]].backoff.pause > 0.5)
     memory_gearmand.start()
     pumped(worker, lambda: not worker.down)
     worker.close()

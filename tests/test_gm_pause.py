@@ -44,7 +44,7 @@ def test_what_is_begun_is_finished_and_what_is_in_hand_goes_back(gm, gearmand):
     go.touch()
     until(lambda: gearmand.status()[b"f"][1] == 0)
     done = len(records(worker))
-    assert 1 <= done and gearmand.waiting(b"f") == 50 - done
+    assert done >= 1 and gearmand.waiting(b"f") == 50 - done
     gm("gm-resume", "-q", "f")
     until(lambda: len(records(worker)) == 50)
     assert {record["event"] for record in records(worker)} <= {"done", "release"}

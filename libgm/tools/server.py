@@ -7,7 +7,7 @@ import errno
 import os
 
 from libgm.errors import NOT_FOUND, CannotRun, Unavailable, Usage, reason
-from libgm.quarantine.file import make, network_type
+from libgm.quarantine.file import check_place, make
 from libgm.tools import twins
 
 SBIN = "/usr/local/sbin:/usr/sbin:/opt/homebrew/sbin"   # where gearmand may be without being on a user's PATH
@@ -144,9 +144,7 @@ def prepare(store: str) -> tuple[int, int]:
     """Make the store or repair it. Return how many jobs are in it, and how many were repaired. Raises Unavailable."""
     import sqlite3
     path = os.path.realpath(store)
-    kind = network_type(path)
-    if kind:
-        raise Unavailable(f"{store}: on a network file system ({kind}), where locks do not hold: use a local disk")
+    check_place(path)
     try:
         if os.path.islink(store):
             os.stat(store)   # no file is made through a link

@@ -53,7 +53,8 @@ def watch(snapshot: Snapshot, every: float, args: dict) -> None:
 
     A server that is down is reported once, and when it is back.
     """
-    watched, trouble = Watch(snapshot), set()
+    watched = Watch(snapshot)
+    trouble: set[str] = set()
     due = time.monotonic()
     while True:
         records = watched.look()

@@ -22,6 +22,8 @@ def release_due(store: Store, settings) -> int:
     Raises Error where a server is lost or refuses some: what was not acknowledged stays, and its claim is void again.
     """
     released, submitter = 0, None
+    accepted: list = []
+    refused: list = []
     try:
         while True:
             now = time.time()
@@ -32,8 +34,7 @@ def release_due(store: Store, settings) -> int:
                 from libgm.gearman.client import Submitter
                 submitter = Submitter(settings.servers, on_accept=lambda found, handle, server: accepted.append(found),
                                       on_refuse=lambda found, error: refused.append(error))
-            accepted: list = []
-            refused: list = []
+            accepted.clear()
             lost = send(submitter, claimed)
             claims.remove_released(store, accepted)
             claims.void(store)

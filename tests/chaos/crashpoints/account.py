@@ -115,5 +115,5 @@ class Account:
         begun = collections.Counter(int(number) for what, number in machine.logged() if what == "begun")
         surplus = {number: times - RUNS[self.jobs[number]] for number, times in begun.items() if times > RUNS[self.jobs[number]]}
         point.surplus = sum(surplus.values())
-        if surplus and (point.kind == CALM and machine.boots == 1 or any(self.jobs[number] == "plug" for number in surplus)):
+        if surplus and ((point.kind == CALM and machine.boots == 1) or any(self.jobs[number] == "plug" for number in surplus)):
             machine.wrong.append(f"surplus runs for no reason: {surplus}")
