@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import socket
 import threading
 import time
 
@@ -107,6 +109,34 @@ def test_an_answer_is_sent_to_its_end_on_a_slow_line(gm, memory_gearmand, monkey
     assert got == [assigned.handle + b"\0" + bytes(BIG)] and capfd.readouterr().err == ""
     assert memory_gearmand.status()[b"f"][0] == 0
     client.close()
+
+
+@pytest.mark.slow(20)
+@pytest.mark.parametrize("pipe", [False, True])
+def test_a_large_result_of_gm_work_on_a_slow_line_is_sent_once(gm, memory_gearmand, tmp_path, pipe):
+    """By a worker that retires with it, and takes longer than a server may be silent."""
+    size = 12 << 20
+    relay = Relay(gm, memory_gearmand.port)
+    relay.set("slow")
+    client = gm.start("gm-submit", "--wait", "f", "/dev/null")
+    script = f"echo run >> {tmp_path}/runs; printf %0{size}d 0"
+    if pipe:
+        script = f"while read line; do echo run >> {tmp_path}/runs; printf '{{\"ok\":true,\"result\":\"%0{size}d\"}}\\n' 0; done"
+    worker = gm.start("gm-work", "-s", relay.server, "--max-jobs=1", *["--pipe"] * pipe, "f", "--", "sh", "-c", script,
+                      env={"GM_TIMEOUT": "1"})
+    assert client.wait(60) == 0
+    record, = map(json.loads, client.out_path.read_bytes().splitlines())
+    assert record["result"] == "0" * size and (tmp_path / "runs").read_text() == "run\n"
+    worker.terminate()
+    assert worker.wait(20) == 0
+
+
+def test_gm_work_does_the_jobs_of_a_server_beside_one_that_drips(gm, memory_gearmand):
+    gm("gm-submit", "-q", "f", input=b"".join(b"%d\n" % number for number in range(10)))
+    with contextlib.closing(Server(dripping)) as drip:
+        worker = gm.start("gm-work", "-s", f"{drip},{memory_gearmand.server}", "f", "--", "true", env={"GM_TIMEOUT": "60"})
+        until(lambda: worker.out_path.read_bytes().count(b'"done"') == 10)
+        worker.kill()
 
 
 def test_an_answer_waits_for_no_longer_than_until(gm, memory_gearmand):
@@ -304,3 +334,21 @@ def test_an_unasked_job_is_nonsense(monkeypatch, capfd):
         pumped(worker, lambda: worker.down)
         worker.close()
         assert "answered what was not asked" in capfd.readouterr().err
+
+
+def test_a_server_that_takes_no_connection_keeps_the_others_waiting_for_a_second_at_most(memory_gearmand, monkeypatch, capfd):
+    monkeypatch.setenv("GM_TIMEOUT", "0.3")
+    with contextlib.ExitStack() as held:
+        full = held.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):   # more than may wait to be accepted
+            waiting = held.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        worker = worker_of(memory_gearmand.server, "127.0.0.1:%d" % full.getsockname()[1])
+        pumped(worker, lambda: worker.down)
+        (connection, error), = worker.down.items()
+        assert str(error).endswith("cannot connect: no answer in 0.3 s")
+        monkeypatch.setenv("GM_TIMEOUT", "60")
+        worker.recovery[connection].retry_at = 0.0
+        pumped(worker, lambda: str(worker.down[connection]).endswith("cannot connect: no answer in 1 s"))
+        worker.close()
