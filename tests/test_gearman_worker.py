@@ -323,6 +323,19 @@ def test_the_loss_and_the_return_of_a_server_are_said_once(memory_gearmand, capf
     assert "connection lost" in lost and back.endswith(f"{memory_gearmand.server}: connected again")
 
 
+def test_a_worker_that_is_busy_for_long_sleeps_meanwhile(memory_gearmand):
+    """Nothing is due by the clock while no more jobs are wanted."""
+    raw = Raw(memory_gearmand.server)
+    raw.submit(b"f", b"u", b"x")
+    worker = worker_of(memory_gearmand.server)
+    assigned = worker.next(20)
+    worker.window = 0
+    assigned.connection.since -= 100   # it has run for that long
+    assert worker._next_event() > 1
+    worker.close()
+    raw.close()
+
+
 def test_an_unasked_job_is_nonsense(monkeypatch, capfd):
     def serve(connection):
         for kind, _ in requests(connection):

@@ -85,7 +85,7 @@ class Connection(library.GearmanConnection):
     # ---- connecting
 
     def _create_client_socket(self) -> None:
-        limit = min(timeout(), self.connect_limit or timeout())
+        limit, began = min(timeout(), self.connect_limit or timeout()), time.monotonic()
         try:
             plain = tcp.connect(self.server.host, self.server.port, limit)
         except socket.timeout:
@@ -96,7 +96,7 @@ class Connection(library.GearmanConnection):
             hint = ": is gearmand running? gm-server starts one" if error.errno == errno.ECONNREFUSED else ""
             self.lose(f"cannot connect: {reason(error)}{hint}")
         try:
-            plain.settimeout(limit)
+            plain.settimeout(max(0.05, began + limit - time.monotonic()))
             self.gearman_socket = tls.secure(plain, self.server.host) if self.server.tls else plain
         except tls.Untrusted as error:
             plain.close()
