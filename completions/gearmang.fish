@@ -22,7 +22,7 @@ function __gearmang_operands
             set skip 0
         else if test $dashes = 0; and test "x$word" = x--
             set dashes 1
-        else if test $dashes = 0 && string match -q -- '-?*' "$word"
+        else if test $dashes = 0 && string match -qr -- '^-.' "$word"
             contains -- "$word" $argv && set skip 1
         else
             set count (math $count + 1)

@@ -9,12 +9,13 @@ import os
 import pty
 import re
 import socket
+import sqlite3
 import threading
 from pathlib import Path
 
 from conftest import Tools
 
-from libgm import job
+from libgm import wire
 from libgm.gearman import address
 
 HOSTILE = "tab\there é \x1b[31m\"q\\|"   # a name of a function
@@ -124,7 +125,12 @@ def answering(fake, rows: bytes, workers: bytes = b"") -> str:
                 return
             asked += chunk
             *lines, asked = asked.split(b"\n")
+            if asked.startswith(b"\0REQ") and len(asked) == 12 + 32:   # GET_STATUS, whose answer ends it all
+                lines, asked = [*lines, asked], b""
             for line in lines:
+                if line.startswith(b"\0REQ"):
+                    connection.sendall(b"\0RES\0\0\0\x14\0\0\0\x28" + line[12:] + b"\0000" * 4)
+                    continue
                 answer = {b"status": rows, b"prioritystatus": re.sub(rb"(?m)$(?=\n)", b"\t0", rows), b"workers": workers}
                 connection.sendall(answer[line] + b".\n" if line in answer else b"OK 1.1.20\n")
     return str(fake(serve).server)
@@ -175,10 +181,16 @@ def listing_file(gm: Tools) -> Path:
     return path
 
 
-def payloads(gm: Tools, gearmand) -> dict:
-    """What is in the queue, by the file of gearmand: wire unique -> (envelope, payload without it)."""
-    records = gm("gm-salvage", gearmand.store).records
-    return {record["unique"]: (record["envelope"], job.get(record, "data")) for record in records}
+def queued(gearmand) -> list:
+    """What is in the queue, by the file of gearmand: (own unique, header, payload) of each job, in its order."""
+    db = sqlite3.connect(gearmand.store)
+    try:
+        rows = db.execute("SELECT function_name, unique_key, data FROM gearman_queue ORDER BY rowid").fetchall()
+    finally:
+        db.close()
+    found = [wire.unpack(*(value if isinstance(value, bytes) else value.encode() for value in row)) for row in rows]
+    assert len({header.key for _, header, _ in found}) == len(found)
+    return found
 
 
 def lines(*events: dict) -> bytes:

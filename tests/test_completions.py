@@ -29,17 +29,24 @@ def need(program: str) -> str:
 
 
 class Fish:
+    features = ""
+
     def __init__(self, gm):
         self.gm = gm
         need("fish")
 
     def __call__(self, line: str) -> list[str]:
         script = "source $argv[1]; complete -C $argv[2]"
-        done = self.gm("fish", "--no-config", "-c", script, FOLDER / "gearmang.fish", line)
+        done = self.gm("fish", "--no-config", f"--features={self.features}", "-c", script, FOLDER / "gearmang.fish", line)
         assert done.err == b"", done
         whole = line.rpartition(" ")[2].rpartition("=")   # of --reason=, fish offers all of --reason=crash
         return [found.partition("\t")[0].removeprefix(whole[0] + whole[1]).rstrip("=")
                 for found in done.out.decode().splitlines()]
+
+
+class Fish4(Fish):
+    """Fish as it is from version 4 on, where ? is no wildcard."""
+    features = "qmark-noglob"
 
 
 class Bash:
@@ -139,7 +146,7 @@ class Zsh:
         return [found.rstrip("=") for found in self.offered.read_text().splitlines()] if self.offered.exists() else []
 
 
-@pytest.fixture(params=[Bash, Zsh, Fish], ids=lambda shell: shell.__name__.lower())
+@pytest.fixture(params=[Bash, Zsh, Fish, Fish4], ids=lambda shell: shell.__name__.lower())
 def shell(request, gm):
     """shell(line): what is offered where Tab is pressed at the end of line."""
     made = request.param(gm)

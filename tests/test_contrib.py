@@ -88,10 +88,14 @@ def test_retention_archives_and_removes_what_is_old(gm, die, tmp_path, kind):
 def test_cron_reports_by_mail_and_to_prometheus(gm, die, tmp_path):
     die("f", b"1\n2\n")
     group, = cron_lines("--group", tmp_path)
-    assert gm("sh", "-c", group).records[0]["count"] == 2
+    mail = gm("sh", "-c", group)
+    assert mail.out.startswith(b"count  function ") and mail.out.count(b"\n") == 2
     prometheus, = cron_lines("--prometheus", tmp_path)
     gm("sh", "-c", prometheus)
     assert "gearmang_dead_jobs" in (tmp_path / "gearmang.prom").read_text()
+    gm("gm-drop", "-q", "1", "2")
+    mail = gm("sh", "-c", group, status=None)
+    assert mail.out + mail.err == b""   # no mail
     gm.env["GM_SERVERS"] = "127.0.0.1:1"
     assert gm("sh", "-c", prometheus).err == b""
     assert 'gearmang_up{server="127.0.0.1:1"} 0' in (tmp_path / "gearmang.prom").read_text()

@@ -298,7 +298,7 @@ def drain(listener) -> None:
 def test_admin_replies(said):
     admin = Admin(address.Server("127.0.0.1", 1, False))
     admin.ask = lambda *_: said
-    for question in (admin.status, admin.prioritystatus, admin.workers):
+    for question in (admin.queues, admin.workers):
         try:
             question()
         except ServerLost as error:

@@ -130,12 +130,27 @@ def test_sections_of_the_page(tool):
     assert there == SECTIONS, f"man/{tool}.1: its sections are {', '.join(there)}, not {', '.join(SECTIONS)}"
 
 
+def test_tests_that_gm_delivery_7_names():
+    """Each rule names tests that show it, and they are there."""
+    rules = re.split(r"^\.Ss ", page("gm-delivery.7").partition(".Sh RULES\n")[2].partition("\n.Sh ")[0], flags=re.M)[1:]
+    assert [rule.split(".")[0] for rule in rules] == [str(number) for number in range(1, 11)]
+    for rule in rules:
+        named = re.findall(r"^\.Pa tests/(\w+\.py)::(\w+)", rule.partition("Shown by")[2], re.M)
+        assert named, f"man/gm-delivery.7: rule {rule[:20]} names no test"
+        for file, test in named:
+            path = ROOT / "tests" / file
+            assert path.exists() and f"def {test}(" in path.read_text("utf-8"), f"man/gm-delivery.7: no {file}::{test}"
+
+
 def test_lists_of_tools():
     readme = (ROOT / "README").read_text("utf-8")
     table = re.search(r"^Tools\n-+\n\n((?:    .*\n)+)", readme, re.M)
     assert table, "README: no table under the heading Tools"
     same(re.findall(r"^    (gm-\w+)", table[1], re.M), TOOLS, "README", "tools")
     same(re.findall(r"^\.It Xr (gm-\w+) 1$", section(page("gearmang.7"), "The tools"), re.M), TOOLS, "man/gearmang.7", "tools")
+    for name in PAGES:
+        stem, _, number = name.rpartition(".")
+        assert number == "1" or f"man {stem}" in " ".join(readme.split()), f"README: man {stem} is missing"
     same({name.removesuffix(".1") for name in PAGES if name.endswith(".1")}, TOOLS, "man/", "pages")
 
 
@@ -150,8 +165,9 @@ def setup(*names: str) -> list:
 
 
 def test_what_is_installed():
-    scripts, data = setup("scripts", "data_files")
-    same({Path(script).name for script in scripts}, TOOLS, "setup.py", "scripts")
+    scripts, packaged, data = setup("entry_points", "package_data", "data_files")
+    same({script.partition(" = ")[0] for script in scripts["console_scripts"]}, TOOLS, "setup.py", "scripts")
+    same(packaged["libgm.bin"], TOOLS, "setup.py", "tools")
     files = {Path(file).name for _, files in data for file in files}
     same(files & set(PAGES), PAGES, "setup.py", "man pages")
     same(files & {"gearmang.bash", "_gearmang", "gearmang.fish"}, {"gearmang.bash", "_gearmang", "gearmang.fish"},

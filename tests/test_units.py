@@ -61,6 +61,10 @@ def test_any_text_is_a_time_or_a_usage_error(text):
         pass
 
 
+def test_counted():
+    assert [units.counted(number, "job") for number in (0, 1, 12)] == ["0 jobs", "1 job", "12 jobs"]
+
+
 @pytest.mark.parametrize("seconds, text", [(0, "0s"), (59.9, "59s"), (60, "1m"), (3599, "59m"), (7200, "2h"),
                                            (86400, "1d"), (13 * 86400, "13d"), (14 * 86400, "2w")])
 def test_age(seconds, text):
