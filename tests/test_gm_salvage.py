@@ -330,7 +330,8 @@ def test_row_ids_of_any_size_are_read_in_order(gm, place):
                    "VALUES (?, ?, 'f', 1, x'31', 0)", (row, unique))
     db.commit()
     db.close()
-    assert [record["unique"] for record in gm("gm-salvage", place / "q.db").records] == ["first", "minus", "u0", "u1", "u2", "last"]
+    uniques = [record["unique"] for record in gm("gm-salvage", place / "q.db").records]
+    assert uniques == ["first", "minus", "u0", "u1", "u2", "last"]
 
 
 def test_twins_are_shown_for_what_they_are_and_go_back_one_by_one(gm, gearmand, new_gearmand):

@@ -254,7 +254,8 @@ def integrity(queue: Queue) -> list:
 
 def jobs(queue: Queue):
     """Yield facts about the rows: those that gearmand does not start on, and those that gm-submit refuses."""
-    total, waiting, renamed, kinds = 0, 0, 0, {}
+    total, waiting, renamed = 0, 0, 0
+    kinds: dict = {}
     first: dict = {}
     for row in queue.rows():
         total += 1
