@@ -18,7 +18,7 @@ class Brake:
 
     def __init__(self, failed: str = "[]", since: float | None = None, why: str | None = None,
                  succeeded: float | None = None, next_start: float | None = None):
-        self.failed: list[str] = json.loads(failed)
+        self.failed: list[str] = [] if failed == "[]" else json.loads(failed)
         self.since, self.why, self.succeeded, self.next_start = since, why, succeeded, next_start or 0.0
 
 
