@@ -274,6 +274,7 @@ class Loop:
                 self.worker.window = self.wanted()
                 self.worker.ask()   # the server takes as long to answer as the worker to clear up
             for attempt, outcome in ended:
+                self.suspects.ended(attempt)
                 if self.judge(outcome) == "done":
                     self.feed()   # the next one begins before this one is cleared up
                 outcome.collect()
@@ -288,7 +289,6 @@ class Loop:
 
     def finish(self, attempt: Attempt, outcome: Outcome) -> None:
         """See to what becomes of a job that has ended. Raises Stopped where it was ended for our end."""
-        self.suspects.ended(attempt)
         if outcome.forced:
             orphans.end_orphans(self.store, {(self.store.process, attempt.run), (self.store.process, starts.PIPE)})
         if outcome.stopped:
