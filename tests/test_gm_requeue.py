@@ -14,7 +14,7 @@ import pytest
 from conftest import until
 from test_gm_dead import die  # noqa: F401  a fixture
 
-from libgm import job
+from libgm import wire
 
 EMPTY = ("gm-work", "--until-empty", "--tries=1", "--brake=0")
 
@@ -39,16 +39,26 @@ def test_a_job_comes_back_with_its_payload_and_its_history(gm, die, tmp_path):  
 
 def test_ids_and_records_from_standard_input(gm, die):  # noqa: F811
     die("f", b"1\n2\n3\n4\n")
-    gm("gm-requeue", input=b"2\n\n" + json.dumps({"id": 3, "other": 1}).encode() + b"\n")
-    assert idents(gm) == [1, 4]
+    gm("gm-requeue", "--ids", input=b"2\n\n 3 \n")
+    gm("gm-requeue", input=json.dumps({"id": 1, "other": 1}).encode() + b"\n")
+    assert idents(gm) == [4]
+
+
+def test_a_payload_that_is_a_number_is_no_id(gm, die):  # noqa: F811
+    die("f", b"2\n1\n")
+    for tool in ("gm-requeue", "gm-drop"):
+        result = gm("bash", "-c", f"gm-dead | jq -r .data | {tool}", status=1)
+        assert b"stdin:1: not a JSON object: bare ids take --ids" in result.err and idents(gm) == [1, 2]
+    assert b"--ids" in gm("gm-requeue", "--ids", "--edit", "1", status=2).err
+    assert b"stdin:1: not an id" in gm("gm-drop", "--ids", input=b'{"id":1}\n', status=1).err and idents(gm) == [1, 2]
 
 
 def test_bad_lines_are_reported_and_the_rest_is_done(gm, die):  # noqa: F811
     die("f", b"1\n2\n")
-    result = gm("gm-requeue", input=b'nonsense\n{"function":"f","data":"x"}\n99\n1\n', status=1)
+    result = gm("gm-requeue", input=b'nonsense\n{"function":"f","data":"x"}\n{"id":99}\n{"id":1}\n', status=1)
     assert b"stdin:1: " in result.err and b"stdin:2: no id" in result.err and b"stdin:3: 99: no such job" in result.err
     assert result.err.count(b"\n") == 3 and idents(gm) == [2]
-    gm("gm-requeue", "--strict", input=b"nonsense\n2\n", status=1)
+    gm("gm-requeue", "--strict", input=b'nonsense\n{"id":2}\n', status=1)
     assert idents(gm) == [2]
 
 
@@ -86,9 +96,9 @@ def test_a_newer_death_is_never_removed_with_the_old_one(gm, die):  # noqa: F811
     assert gm("gm-drop", input=again, status=1).out == b"" and len(idents(gm)) == 1
 
 
-def test_plain_sends_no_envelope(gm, gearmand, die):  # noqa: F811
+def test_any_worker_gets_the_payload_alone(gm, gearmand, die):  # noqa: F811
     die("f", b"payload\n")
-    gm("gm-requeue", "--plain", "1")
+    gm("gm-requeue", "1")
     result = gm("gearman", "-h", "127.0.0.1", "-p", gearmand.port, "-w", "-c", "1", "-f", "f", "--", "tee",
                 gm.home / "got")
     assert (gm.home / "got").read_bytes() == b"payload", result
@@ -113,10 +123,16 @@ def bury(gm, payloads, function="f"):
     gm("gm-bury", "-q", input="".join(lines).encode())
 
 
-def payloads(gm, gearmand):
-    """What is in the queue, by the file of gearmand: wire unique -> payload without its envelope."""
-    records = gm("gm-salvage", gearmand.store).records
-    return {record["unique"]: (record["envelope"], job.get(record, "data")) for record in records}
+def queued(gearmand):
+    """What is in the queue, by the file of gearmand: (own unique, header, payload) of each job, in its order."""
+    db = sqlite3.connect(gearmand.store)
+    try:
+        rows = db.execute("SELECT function_name, unique_key, data FROM gearman_queue ORDER BY rowid").fetchall()
+    finally:
+        db.close()
+    found = [wire.unpack(*(value if isinstance(value, bytes) else value.encode() for value in row)) for row in rows]
+    assert len({header.key for _, header, _ in found}) == len(found)
+    return found
 
 
 @pytest.mark.slow
@@ -190,23 +206,24 @@ ODD = [b"/old/plain", b"\xff\xfe/old/\x00\x80", "/old/ü\u2028\ufeff\U0001f600".
 def test_a_jq_edit_changes_what_it_names_and_no_byte_of_the_others(gm, gearmand):
     bury(gm, ODD)
     result = gm("bash", "-c", """gm-dead | jq -c '(.data|strings)|=sub("/old/";"/new/")' | gm-requeue --edit""")
-    there = payloads(gm, gearmand)
+    there = queued(gearmand)
     assert len(there) == len(ODD) and len(result.records) == len(ODD)
-    for envelope, data in there.values():
-        before = ODD[int(envelope["unique"][1:])]
+    for unique, header, data in there:
+        before = ODD[int(unique[1:])]
         after = before
         try:
             after = before.decode().replace("/old/", "/new/", 1).encode()
         except UnicodeDecodeError:
             pass   # data_b64, which the filter does not name
-        assert data == after and envelope["requeues"] == 1
+        assert data == after and header.requeues == 1
     edited = {entry["unique"]: entry["edited"] for entry in gm("gm-history", "--action=requeue").records}
     assert {f"u{n}": b"/old/" in data and _text(data) for n, data in enumerate(ODD)} == edited
 
 
 def _text(data):
     try:
-        return bool(data.decode()) or True
+        data.decode()
+        return True
     except UnicodeDecodeError:
         return False
 
@@ -214,7 +231,7 @@ def _text(data):
 def test_jq_in_between_changes_nothing(gm, gearmand):
     bury(gm, ODD)
     gm("bash", "-c", "gm-dead | jq -c . | gm-requeue -q")   # without --edit a difference would be refused
-    assert sorted(data for _, data in payloads(gm, gearmand).values()) == sorted(ODD)
+    assert sorted(data for _, _, data in queued(gearmand)) == sorted(ODD)
 
 
 def test_both_data_and_data_b64_are_refused(gm, gearmand):
@@ -232,7 +249,7 @@ def test_priority_and_function_of_the_record(gm, gearmand):
         gm("gm-requeue", input=json.dumps(record).encode(), status=1)
         gm("gm-requeue", "--edit", input=json.dumps(record).encode(), status=None)
     assert idents(gm) == [2, 3]
-    assert [record["priority"] for record in gm("gm-salvage", gearmand.store).records] == ["high"]
+    assert [header.priority for _, header, _ in queued(gearmand)] == ["high"]
 
 
 # ---- two-phase
@@ -355,6 +372,7 @@ def test_no_more_than_so_many_a_second(gm, gearmand):
 def test_a_rate_of_jobs_that_are_waited_for(gm, gearmand):
     bury(gm, [b"x"] * 8)
     worker = gm.start("gm-work", "-q", "f", "--", "true")
+    until(lambda: gearmand.status().get(b"f", (0, 0, 0))[2])
     process = gm.start("gm-requeue", "-q", "--wait", "--rate=10", *range(1, 9))
     until(lambda: 0 < dead(gm) < 8)
     assert process.wait(20) == 0 and dead(gm) == 0
@@ -380,7 +398,7 @@ def test_strict_ends_at_the_first_that_is_bad(gm, gearmand):
     bury(gm, [b"x"] * 4)
     assert b"99: no such job" in gm("gm-requeue", "--strict", "1", "99", "2", status=1).err
     assert idents(gm) == [2, 3, 4]
-    gm("gm-requeue", "--strict", input=b"2\n{}\n3\n", status=1)
+    gm("gm-requeue", "--strict", input=b'{"id":2}\n{}\n{"id":3}\n', status=1)
     assert idents(gm) == [3, 4]
     gm("gm-drop", "--strict", "3", "99", "4", status=1)
     assert idents(gm) == [4] and gearmand.waiting(b"f") == 2

@@ -11,7 +11,9 @@ import time
 
 import pytest
 from conftest import until
-from test_gm_requeue import _file, bury, dead, idents, payloads
+from test_gm_requeue import _file, bury, dead, idents, queued
+
+from libgm.quarantine import schema
 
 JOBS = 6000   # three batches
 
@@ -55,9 +57,10 @@ def test_deaths_in_between_stay_whatever_batch_they_are_in(gm, memory_gearmand, 
 def test_a_job_that_dies_again_is_sent_under_another_name_by_the_same_run(gm, memory_gearmand):
     """Its first copy, dead but not yet acknowledged, would swallow one of the same wire unique (rule 5)."""
     bury(gm, [b"x"])
-    change(gm, "CREATE TABLE sent (nonce)",
-           "CREATE TRIGGER seen AFTER UPDATE OF nonce ON job WHEN NEW.nonce IS NOT NULL BEGIN INSERT INTO sent VALUES (NEW.nonce); END")
-    requeue = gm.start("gm-requeue", "-q", stdin=subprocess.PIPE)
+    change(gm, "CREATE TABLE sent (number)",
+           "CREATE TRIGGER seen AFTER UPDATE OF claim ON job WHEN NEW.claim IS NOT NULL BEGIN "
+           "INSERT INTO sent VALUES (NEW.claim_sends); END")
+    requeue = gm.start("gm-requeue", "-q", "--ids", stdin=subprocess.PIPE)
     requeue.stdin.write(b"1\n")
     requeue.stdin.flush()
     until(lambda: idents(gm) == [])
@@ -67,9 +70,9 @@ def test_a_job_that_dies_again_is_sent_under_another_name_by_the_same_run(gm, me
     requeue.stdin.close()
     assert requeue.wait(20) == 0
     db = sqlite3.connect(gm.env["GM_QUARANTINE"])
-    first, second = db.execute("SELECT nonce FROM sent").fetchall()
+    assert db.execute("SELECT number FROM sent").fetchall() == [(1,), (2,)]
     db.close()
-    assert first != second and memory_gearmand.waiting(b"f") == 1
+    assert memory_gearmand.waiting(b"f") == 1
 
 
 @pytest.mark.slow
@@ -77,9 +80,9 @@ def test_a_job_named_again_after_it_died_again_is_not_removed_by_its_first_sendi
     """By its bare id, in two batches: the second sending is of the newer death, and removes that alone."""
     bury(gm, [b"x"] * 2001)
     change(gm, "CREATE TRIGGER again AFTER UPDATE OF claim ON job WHEN NEW.claim IS NOT NULL AND NEW.id = 1 AND NEW.revision = 1 "
-               "BEGIN UPDATE job SET revision = 2, claim = NULL, nonce = NULL WHERE id = 1; END")
+               "BEGIN UPDATE job SET revision = 2, sends = claim_sends, claim = NULL, claim_sends = NULL WHERE id = 1; END")
     lines = b"".join(b"%d\n" % number for number in [*range(1, 2002), 1])
-    assert b"1: was sent, but failed again" in gm("gm-requeue", "-q", input=lines, status=1).err
+    assert b"1: was sent, but failed again" in gm("gm-requeue", "-q", "--ids", input=lines, status=1).err
     assert idents(gm) == [] and memory_gearmand.waiting(b"f") == 2002   # one copy of each death
     assert [entry[:2] for entry in requeued(gm) if entry[0] == 1] == [(1, 1), (1, 2)]
 
@@ -135,15 +138,31 @@ def test_edits_and_what_is_sent_as_it_is_in_one_batch(gm, gearmand):
         record["data"] += "!"
     gm("gm-requeue", "-q", "--edit", input="\n".join(map(json.dumps, records)).encode())
     assert idents(gm) == []
-    assert sorted(data for _, data in payloads(gm, gearmand).values()) == \
+    assert sorted(data for _, _, data in queued(gearmand)) == \
         sorted(b"%d" % number + b"!" * (number % 3 == 0) for number in range(60))
     entries = gm("gm-history", "--action=requeue").records
     assert len(entries) == 60 and all(entry["edited"] == (entry["job"] % 3 == 1) for entry in entries)
 
 
-def test_a_file_that_nobody_has_migrated(gm, memory_gearmand):
-    bury(gm, [b"1", b"2"])
-    change(gm, "DROP INDEX audit_key", "DROP INDEX job_cause", "ALTER TABLE audit DROP COLUMN edited", "PRAGMA user_version = 1")
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_file_that_nobody_has_migrated(gm, memory_gearmand, version):
+    old_file(gm.env["GM_QUARANTINE"], version)
+    assert [(record["key"], record["sends"]) for record in gm("gm-dead").records] == [("000000000001", 0), ("000000000002", 0)]
     gm("gm-requeue", "-q", "1")
     gm("gm-drop", "-q", "2")
     assert idents(gm) == [] and [entry["action"] for entry in gm("gm-history", "--action=requeue").records] == ["requeue"]
+
+
+def old_file(path, version):
+    """A file as an earlier gearmang made it, with two jobs in it."""
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA journal_mode=WAL")
+    for script in schema.MIGRATIONS[:version]:
+        db.executescript(script)
+    for number in (1, 2):
+        db.execute("INSERT INTO job (state, key, function, unique_, reason, error, attempts, first_failed, last_failed, data) "
+                   "VALUES ('dead', ?, 'f', 'u', 'error', 'why', 3, 1, 2, 'x')", (f"{number:012}" + "f" * 20,))
+    db.execute(f"PRAGMA application_id={schema.APPLICATION_ID}")
+    db.execute(f"PRAGMA user_version={version}")
+    db.commit()
+    db.close()

@@ -100,7 +100,7 @@ class Collector:
         """Until told to stop, or with until_empty until nothing is there; the exit status."""
         self.control = Control(0.0, interrupt=True)
         self.store = Store(self.path, create=True)
-        self.store.join("gm-collect", self.function)
+        processes.join(self.store, "gm-collect", self.function)
         payloads.sweep(self.store)
         worker = Worker(self.servers, self.function, f"gm-collect:{os.uname().nodename}:{os.getpid()}".encode(),
                         lambda handle, function, unique, length: Spool(self.store, function, unique, length), LIMIT)
