@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 
 from libgm import wire
-from libgm.quarantine import audit, processes
+from libgm.quarantine import audit, pauses, processes
 from libgm.quarantine.file import Store
 from libgm.quarantine.jobs import COLUMNS, select
 
@@ -95,26 +95,29 @@ def claim_due(store: Store, servers: str, now: float, horizon: float, limit: int
     """Claim delayed retries of workers with the same server list that are due, or due beyond horizon (the clock stepped).
 
     now, horizon: epoch seconds. Returns dicts by COLUMNS whose `sends` is the number to send them under. What this process
-    had claimed before and could not finish is void first.
+    had claimed before and could not finish is void first. Those of functions that are paused wait.
     """
     void(store)
-    due = "state = 'delayed' AND servers = ? AND (due <= ? OR due > ?)"
-    if store.execute(f"SELECT 1 FROM job WHERE {due} LIMIT 1", (servers, now, horizon)).fetchone() is None:
+    due, values = "state = 'delayed' AND servers = ? AND (due <= ? OR due > ?)", [servers, now, horizon]
+    paused = pauses.delayed(store, now)
+    if paused:
+        due, values = f"{due} AND function NOT IN ({', '.join('?' * len(paused))})", [*values, *paused]
+    if store.execute(f"SELECT 1 FROM job WHERE {due} LIMIT 1", values).fetchone() is None:
         return []
     claimed, size = [], 0
     with store.transaction():
         void_dead(store)
         cursor = store.execute(f"SELECT claim_sends, claim_digest, {select(store)} FROM job WHERE {due} AND claim IS NULL "
-                               "ORDER BY due LIMIT ?", (servers, now, horizon, limit))
+                               "ORDER BY due LIMIT ?", (*values, limit))
         for before, how, *found in cursor:
-            values = dict(zip(COLUMNS, found))
-            values["sends"] = number(values["sends"], before, how, RETRY)
-            claimed.append(values)
+            row = dict(zip(COLUMNS, found))
+            row["sends"] = number(row["sends"], before, how, RETRY)
+            claimed.append(row)
             size += len(found[-1])
             if size > CLAIMED:
                 break
         cursor.close()
-        claim(store, [(values["id"], values["sends"], RETRY) for values in claimed])
+        claim(store, [(row["id"], row["sends"], RETRY) for row in claimed])
     return claimed
 
 

@@ -9,7 +9,7 @@ from libgm.errors import Error, Replaced
 from libgm.gearman.connection import ServerLost
 from libgm.quarantine import claims, jobs, processes
 from libgm.quarantine.file import Store, raw
-from libgm.shell.messages import Trouble
+from libgm.shell.messages import Trouble, warn
 from libgm.shell.signals import Control
 from libgm.worker.memory import outgrown
 
@@ -51,8 +51,9 @@ def resubmission(found: dict) -> tuple[bytes, bytes, bytes, str]:
 
 
 def run_releaser(settings, parent_fd: int) -> int:
-    """The process that releases delayed retries on time while the workers are busy; ends with the parent."""
+    """Run the process that releases delayed retries on time while the workers are busy; it ends with the parent."""
     control = Control(0, parent_fd)
+    warn_of_droppers(settings)
     store = None
     trouble = Trouble()
     while not (control.stopping or control.retired):
@@ -73,6 +74,16 @@ def run_releaser(settings, parent_fd: int) -> int:
     if store:
         processes.part(store)
     return 0
+
+
+def warn_of_droppers(settings) -> None:
+    """Tell which servers drop a job whose worker goes away: none of what gm-work promises then holds for it."""
+    from libgm.gearman.admin import ask_all
+    answers, _ = ask_all(settings.servers, lambda admin: admin.drops_released_jobs())
+    for server, drops in answers:
+        if drops:
+            warn(f"{server}: drops the job of a worker that goes away, as geard does: one that is given back, or brings its "
+                 "worker down, is lost")
 
 
 def open_store(settings) -> Store:
