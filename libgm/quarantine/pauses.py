@@ -47,6 +47,13 @@ def standing(store: Store, now: float) -> list[Pause]:
                                               "WHERE until IS NULL OR until > ? ORDER BY since", (now,))]
 
 
+def delayed(store: Store, now: float) -> list[str | bytes]:
+    """The functions under a pause that have delayed jobs, as the file holds their names."""
+    found = standing(store, now)
+    return [function for function, in store.rows("SELECT DISTINCT function FROM job WHERE state = 'delayed'")
+            if any(pause.covers(raw(function)) for pause in found)] if found else []
+
+
 def find(store: Store, function: bytes, now: float) -> Pause | None:
     """The pause that a function is under, None where it is under none."""
     return next((pause for pause in standing(store, now) if pause.covers(function)), None)
