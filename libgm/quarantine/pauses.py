@@ -17,7 +17,7 @@ class Pause:
         self.glob, self.since, self.until, self.why, self.user = raw(glob), since, until, why, user
 
     def covers(self, function: bytes) -> bool:
-        return names.matches(function, self.glob.decode("utf-8", "surrogateescape"))
+        return names.matches(function, self.glob)
 
     def summary(self, now: float) -> str:
         """The pause in a few words, with its age: `paused by root 5m: new disk`."""

@@ -8,11 +8,12 @@ from libgm import job, names
 from libgm.errors import Error, Unavailable
 from libgm.quarantine import overview, tallies
 from libgm.quarantine.file import Store
+from libgm.shell.messages import warn
 from libgm.shell.table import shown
 from libgm.units import age, iso
 
 COUNTS = ("waiting", "running", "workers")       # of a server
-KEPT = ("delayed", "held", "dead")                    # of the quarantine file
+KEPT = ("delayed", "held", "dead")               # of the quarantine file
 LATE = 5.0        # seconds after its time that a retry is overdue
 OVERSTAY = 900.0  # seconds after which a running job is shown as trouble
 
@@ -26,9 +27,19 @@ def queues(servers: list) -> tuple[list[tuple], list[Error]]:
     """
     from libgm.gearman.admin import Admin, ask_all
     answers, problems = ask_all(servers, Admin.queues)
-    return [(server, [{"function": queue.function, "waiting": max(0, queue.total - max(0, queue.running)),
-                       "running": queue.running, "workers": queue.workers, **dict(zip(job.PRIORITIES, queue[4:]))}
+    return [(server, [{"function": queue.function, "waiting": waiting(queue), "running": queue.running,
+                       "workers": queue.workers, **dict(zip(job.PRIORITIES, priorities(queue)))}
                       for queue in found]) for server, found in answers], problems
+
+
+def waiting(queue) -> int:
+    return max(0, queue.total - max(0, queue.running))
+
+
+def priorities(queue) -> tuple:
+    """The queued jobs by priority; None each where the server does not tell: up to 1.1.19, gearmand says 1 for any number."""
+    counts = queue[4:]
+    return (None,) * 3 if None in counts or (max(counts) == 1 and sum(counts) < waiting(queue)) else counts
 
 
 def functions(found: list[tuple]) -> list[dict]:
@@ -67,7 +78,7 @@ def add_quarantine(rows: list[dict], store: Store) -> list[dict]:
         row.update({name: known[name] for name in ("delayed", "held", "dead", "overdue")},
                    oldest_dead=iso(known["oldest_dead"]), oldest_start=iso(known["oldest_start"]))
     for pause in overview.pauses_now(store, now):
-        if not names.is_glob(names.text(pause.glob)):
+        if not names.is_glob(pause.glob):
             found.setdefault(pause.glob, empty(pause.glob))
         for function, row in found.items():
             if pause.covers(function):
@@ -125,7 +136,7 @@ class Snapshot:
                      "trouble": ["no server can be reached", *row["trouble"]]} for row in rows]
         return [{**named(row["function"]), **{name: value for name, value in row.items() if name != "function"},
                  "trouble": "; ".join(row["trouble"]) or None} for row in sorted(rows, key=lambda row: row["function"])
-                if not self.busy or row["trouble"] or any(row[name] for name in ("waiting", "running", *KEPT))]
+                if not self.busy or busy(row)]
 
     @property
     def down(self) -> list[Error]:
@@ -177,6 +188,27 @@ class Snapshot:
         return done
 
 
+def busy(row: dict) -> bool:
+    """Whether a function has jobs, or is in trouble."""
+    return bool(row["trouble"] or any(row[name] for name in ("waiting", "running", *KEPT)))
+
+
+def in_order(records: list[dict], fold: bool) -> list[dict]:
+    """The records as a table shows them, those in trouble first.
+
+    fold: leave out idle functions if there are more than a screen holds, so that none in trouble scrolls away. Warn of it.
+    """
+    import shutil
+    found = sorted(records, key=lambda record: not record["trouble"])
+    lines = 2 + len(found) + sum(bool(record["trouble"]) for record in found)   # what is wrong may have a line of its own
+    if fold and lines > shutil.get_terminal_size((80, 24)).lines and all("dead" in record for record in found):
+        shown = [record for record in found if busy(record)]
+        if shown and len(shown) < len(found):
+            warn(f"{len(found) - len(shown)} idle functions are not shown: gm-status -f '*' shows all")
+            return shown
+    return found
+
+
 def named(function: bytes) -> dict:
     """A record that begins with the function."""
     record: dict = {}
@@ -204,10 +236,11 @@ def cell(name: str):
 NUMBERS = [(name, cell(name)) for name in (*COUNTS, *KEPT)]
 TROUBLE = ("trouble", cell("trouble"))
 FUNCTION = ("function", lambda record: shown(record, "function"))
-VIEWS = {   # what makes the records, and the columns of their table
-    "functions": (Snapshot.functions, [FUNCTION, *NUMBERS, TROUBLE]),
-    "by-server": (Snapshot.by_server, [FUNCTION, ("server", lambda record: record["server"] or "quarantine"), *NUMBERS, TROUBLE]),
+VIEWS = {   # what makes the records, the columns of their table, and what they are of
+    "functions": (Snapshot.functions, [FUNCTION, *NUMBERS, TROUBLE], "functions"),
+    "by-server": (Snapshot.by_server, [FUNCTION, ("server", lambda record: record["server"] or "quarantine"), *NUMBERS, TROUBLE],
+                  "functions"),
     "workers": (Snapshot.workers, [("source", cell("source")), ("worker", worker),
                                    ("age", lambda record: age(record["age"]) if "age" in record else ""),
-                                   ("doing", doing), TROUBLE]),
+                                   ("doing", doing), TROUBLE], "workers"),
 }
