@@ -100,7 +100,7 @@ def _digest(size: int, *parts: bytes) -> bytes:
 
 
 def identity(function: bytes, unique: bytes, data: bytes) -> bytes:
-    """What tells that a start was of this very job (rule 6); all as on the wire."""
+    """What tells that a start was of this very job (gm-delivery(7), rule 6); all as on the wire."""
     return _digest(16, function, unique, data)
 
 

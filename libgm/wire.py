@@ -1,6 +1,6 @@
 """The wire unique: what gearmang knows of a job, carried in the unique that the job travels under. Pure.
 
-gm-delivery(7), rule 1. A wire unique is `~`, 22 characters of base 85 (141 bits: the header and a check), then the job's own
+gm-delivery(7), rule 1. A wire unique is `~`, 22 characters of base 85 (140 bits: the header and a check), then the job's own
 unique: up to 40 bytes as they are, or up to 63 hexadecimal digits packed. Whatever does not fit travels in an envelope, a
 line `%gm1 {json}` in front of the payload. Everything that is not in its canonical form with a right check is a plain unique.
 The check guards against accident, not against forgery.
@@ -102,10 +102,11 @@ def pack(function: bytes, own: bytes, header: Header, data: bytes) -> tuple[byte
     """(wire unique, payload on the wire) of a job: the payload as it is, but where an envelope is needed.
 
     own: the job's own unique, 0 to 63 bytes without NUL. A payload that begins with NUL needs an envelope under a wire unique
-    of 63 bytes, where a worker takes that NUL for the end of a longer unique.
+    of 63 bytes, where a worker takes that NUL for the end of a longer unique. An empty one needs an envelope unless a client
+    waits: kept in a store it would stop gearmand from starting again.
     """
     form, body = _pack_own(own)
-    if (form != ENVELOPE and header.attempts < 1 << 10 and header.requeues < 1 << 9 and (header.first_failed or 0) < 1 << 32
+    if (form != ENVELOPE and (data or header.waited) and header.attempts < 1 << 10 and header.requeues < 1 << 9 and (header.first_failed or 0) < 1 << 32
             and not (len(body) == MAX_RAW and data[:1] == b"\0")):
         return _unique(function, header, form, body), data
     unique = _unique(function, Header(key=header.key, sends=header.sends), ENVELOPE, b"")

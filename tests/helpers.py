@@ -9,12 +9,13 @@ import os
 import pty
 import re
 import socket
+import sqlite3
 import threading
 from pathlib import Path
 
 from conftest import Tools
 
-from libgm import job
+from libgm import wire
 from libgm.gearman import address
 from libgm.quarantine import processes
 
@@ -192,10 +193,16 @@ def listing_file(gm: Tools) -> Path:
     return path
 
 
-def payloads(gm: Tools, gearmand) -> dict:
-    """What is in the queue, by the file of gearmand: wire unique -> (envelope, payload without it)."""
-    records = gm("gm-salvage", gearmand.store).records
-    return {record["unique"]: (record["envelope"], job.get(record, "data")) for record in records}
+def queued(gearmand) -> list:
+    """What is in the queue, by the file of gearmand: (own unique, header, payload) of each job, in its order."""
+    db = sqlite3.connect(gearmand.store)
+    try:
+        rows = db.execute("SELECT function_name, unique_key, data FROM gearman_queue ORDER BY rowid").fetchall()
+    finally:
+        db.close()
+    found = [wire.unpack(*(value if isinstance(value, bytes) else value.encode() for value in row)) for row in rows]
+    assert len({header.key for _, header, _ in found}) == len(found)
+    return found
 
 
 def lines(*events: dict) -> bytes:

@@ -110,7 +110,8 @@ def test_operands_of_another_program_need_the_two_dashes(tool):
     (["--quie"], "no option --quie: did you mean --quiet?"),
     (["--servers=a"], "no option --servers: did you mean --server?"),
     (["--zzz"], "no option --zzz"), (["-x"], "no option -x"), (["--fingerprint=1"], "no option --fingerprint"),
-    (["--qarantine=x"], "no option --qarantine: did you mean --quarantine?"), (["--se"], "no option --se: did you mean --server?"),
+    (["--qarantine=x"], "no option --qarantine: did you mean --quarantine?"),
+    (["--se"], "no option --se: did you mean --server?"),
     (["--quiet=1"], "--quiet: takes no value"), (["-j"], "-j: a value is missing"),
     (["--jobs"], "--jobs: a value is missing"), (["-help"], "no option -e: did you mean --help?")], ids=str)
 def test_wrong_options(tool, args, text):

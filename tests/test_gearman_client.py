@@ -9,7 +9,21 @@ import time
 
 import pytest
 from conftest import until
-from gearman_peers import COMPLETE, CREATED, DATA, ERROR, EXCEPTION, FAIL, OPTION_REQ, SUBMIT_JOB, WARNING, Raw, Server, frame, requests
+from gearman_peers import (
+    COMPLETE,
+    CREATED,
+    DATA,
+    ERROR,
+    EXCEPTION,
+    FAIL,
+    OPTION_REQ,
+    SUBMIT_JOB,
+    WARNING,
+    Raw,
+    Server,
+    frame,
+    requests,
+)
 
 from libgm.gearman import address
 from libgm.gearman.client import Submitter

@@ -8,7 +8,20 @@ import time
 
 import pytest
 from conftest import until
-from gearman_peers import ASSIGN_UNIQ, CAN_DO, CREATED, ERROR, GRAB_JOB_UNIQ, SUBMIT_BG, SUBMIT_JOB, Raw, Relay, Server, frame, requests
+from gearman_peers import (
+    ASSIGN_UNIQ,
+    CAN_DO,
+    CREATED,
+    ERROR,
+    GRAB_JOB_UNIQ,
+    SUBMIT_BG,
+    SUBMIT_JOB,
+    Raw,
+    Relay,
+    Server,
+    frame,
+    requests,
+)
 
 from libgm.gearman import address
 from libgm.gearman.connection import Refused, ServerLost
@@ -23,7 +36,7 @@ def worker_of(*servers, function: bytes = b"f", **options) -> Worker:
 
 def pumped(worker: Worker, predicate):
     """Let a worker send and receive until predicate() is true."""
-    return until(lambda: worker.attend(0.01, ()) and False or predicate())
+    return until(lambda: (worker.attend(0.01, ()) and False) or predicate())
 
 
 def dripping(connection) -> None:
@@ -56,8 +69,8 @@ def test_a_dripping_server_is_given_up_as_silent_and_that_is_said_once(memory_ge
     with contextlib.closing(Server(dripping)) as drip:
         worker = worker_of(drip, memory_gearmand.server)
         pumped(worker, lambda: worker.down)
-        assert capfd.readouterr().err.endswith(f"{drip}: no answer in 0.5 s\n")
         worker.close()
+        assert capfd.readouterr().err.endswith(f"{drip}: no answer in 0.5 s\n")
 
 
 def test_a_large_payload_on_a_slow_line_is_no_silence(gm, memory_gearmand, monkeypatch, capfd):
@@ -118,9 +131,9 @@ def test_a_server_that_takes_nothing_of_an_answer_is_given_up(gm, memory_gearman
     assigned = worker.next(20)
     relay.set("hold")
     assigned.complete(bytes(64 << 20))
-    assert assigned.drain() and assigned.lost
-    assert f"{relay.server}: took nothing of an answer in 0.5 s" in capfd.readouterr().err
+    assert not assigned.drain() and assigned.lost
     worker.close()
+    assert f"{relay.server}: took nothing of an answer in 0.5 s" in capfd.readouterr().err
     raw.close()
 
 
@@ -172,11 +185,15 @@ def test_an_error_is_said_at_once(capfd):
     with contextlib.closing(Server(refusing)) as server:
         worker = worker_of(server)
         worker.connect()
-        with pytest.raises(ServerLost, match='asked for a job: the server refused it: server_error: Can\'t locate object method "CMD_"'):
+        with pytest.raises(ServerLost, match="asked for a job: the server refused it: server_error: Can't locate"):
             worker.next(0)
-        pumped(worker, lambda: server.connections > 2)
-        assert capfd.readouterr().err.count("server_error") == 1   # and once only, until it answers
+        assert capfd.readouterr().err == ""
+        pumped(worker, lambda: server.connections > 3)
         worker.close()
+        worker = worker_of(server)
+        pumped(worker, lambda: server.connections > 6)
+        worker.close()
+        assert capfd.readouterr().err.count("server_error") == 1   # once only, until it answers
 
 
 def test_an_error_about_a_late_answer_loses_nothing(memory_gearmand, capfd):
@@ -190,7 +207,7 @@ def test_an_error_about_a_late_answer_loses_nothing(memory_gearmand, capfd):
     other = worker.next(20)
     other.complete(b"")
     assert worker.drain() and not other.lost
-    until(lambda: worker.attend(0.01, ()) and False or memory_gearmand.status()[b"f"][0] == 0)
+    until(lambda: (worker.attend(0.01, ()) and False) or memory_gearmand.status()[b"f"][0] == 0)
     assert capfd.readouterr().err.count("JOB_NOT_FOUND") == 1
     worker.close()
     raw.close()
@@ -268,12 +285,12 @@ def test_the_loss_and_the_return_of_a_server_are_said_once(memory_gearmand, capf
     assert worker.next(0) is None
     memory_gearmand.kill()
     pumped(worker, lambda: worker.down)
-    until(lambda: worker.attend(0.2, ()) and False or worker.recovery[worker.connection_list[0]].backoff.pause > 0.5)
+    until(lambda: (worker.attend(0.2, ()) and False) or worker.recovery[worker.connection_list[0]].backoff.pause > 0.5)
     memory_gearmand.start()
     pumped(worker, lambda: not worker.down)
+    worker.close()
     lost, back = capfd.readouterr().err.splitlines()
     assert "connection lost" in lost and back.endswith(f"{memory_gearmand.server}: connected again")
-    worker.close()
 
 
 def test_an_unasked_job_is_nonsense(monkeypatch, capfd):
@@ -285,5 +302,5 @@ def test_an_unasked_job_is_nonsense(monkeypatch, capfd):
         worker = worker_of(server)
         worker.window = 0
         pumped(worker, lambda: worker.down)
-        assert "answered what was not asked" in capfd.readouterr().err
         worker.close()
+        assert "answered what was not asked" in capfd.readouterr().err

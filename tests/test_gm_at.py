@@ -91,7 +91,7 @@ def test_equal_jobs_are_two_jobs(gm, gearmand):
     assert len(gm("gm-work", "--until-empty", "f", "--", "cat").records) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.slow(10)
 def test_many_that_are_due_at_once(gm, gearmand):
     gm("gm-at", "-q", "0", "f", input=b"".join(b"%d\n" % number for number in range(5000)))
     worker = gm.start("gm-work", "another", "--", "cat")

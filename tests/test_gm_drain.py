@@ -56,14 +56,17 @@ def test_an_empty_queue_and_an_unknown_function(gm, gearmand):
 
 def test_what_was_drained_is_put_back_as_it_was(gm, gearmand):
     submit(gm, 3)
-    gm("gm-work", "-q", "--until-empty", "--max-jobs=1", "--delay=0", "f", "--", "false")   # one has failed once
+    once = gm.home / "once"
+    worker = gm.start("gm-work", "--delay=0", "--grace=0", "f", "--", "sh", "-c", f"if [ -e {once} ]; then sleep 99; fi; >{once}; exit 1")
+    until(lambda: worker.out_path.read_bytes())   # one has failed once, and another one is running
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(20) == 0
     tried = {record["data"]: record["attempts"] for record in gm("gm-drain", "f").records}
     assert sorted(tried.values()) == [0, 0, 1]
     gm("gm-requeue", "-q", "1", "2", "3")
     events = gm("gm-work", "--until-empty", "--delay=0", "--brake=0", "f", "--", "false").records
     attempts = [event["attempts"] for event in events if event["event"] == "dead"]
     assert attempts == [3, 3, 3] and len(events) == 8   # 2 more of the one, 3 of the others
-    assert all(record["requeues"] == 1 for record in gm("gm-dead").records)
 
 
 def test_edited_and_moved_to_another_function_and_cancelled(gm, gearmand):
@@ -117,7 +120,7 @@ def test_a_job_whose_client_says_that_it_waits_is_not_kept(gm, gearmand):
 
 
 def test_any_function_name_that_a_server_holds(gm, gearmand):
-    for name in (b"new\nline", b"tab\there", b"-dash", b"\xff\xfe"):
+    for name in (b"new\nline", b"tab\there", b"\xff\xfe"):
         with client(gearmand.port, name, b"u", b"x", kind=18) as connection:   # SUBMIT_JOB_BG
             assert next(packets(connection))[0] == 8
         assert gm("gm-drain", "--", name).records[0]["data"] == "x"
@@ -125,7 +128,7 @@ def test_any_function_name_that_a_server_holds(gm, gearmand):
 
 def test_beside_a_gm_work_it_ends_and_no_job_is_seen_twice(gm, gearmand):
     submit(gm, 3000)
-    worker = gm.start("gm-work", "-q", "-j2", "f", "--", "sh", "-c", f"cat >>{gm.home}/done; echo >>{gm.home}/done")
+    worker = gm.start("gm-work", "-q", "-j2", "f", "--", "sh", "-c", f'x=$(cat); echo "$x" >>{gm.home}/done')
     until(lambda: (gm.home / "done").exists())
     drained = gm("gm-drain", "-q", "f")
     assert drained.status == 0
@@ -137,13 +140,13 @@ def test_beside_a_gm_work_it_ends_and_no_job_is_seen_twice(gm, gearmand):
     assert sorted(dead + done) == list(range(3000))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(10)
 def test_killed_anywhere_no_job_is_lost(gm, gearmand):
     submit(gm, 1000)
     dice = random.Random(7)
     for _ in range(20):
         drain = gm.start("gm-drain", "-q", "f", "150")
-        deadline = time.monotonic() + dice.uniform(0.0, 0.5)
+        deadline = time.monotonic() + dice.uniform(0.1, 1.2)
         until(lambda drain=drain, deadline=deadline: time.monotonic() > deadline or drain.poll() is not None)
         drain.kill()
         drain.wait(20)

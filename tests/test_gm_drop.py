@@ -37,7 +37,7 @@ def test_an_id_that_never_was(gm, die):
     die("f", b"1\n")
     assert b"7: no such job" in gm("gm-drop", "7", "1", status=1).err
     assert b"1: dropped " in gm("gm-drop", "1").err   # who typed it is told
-    assert gm("gm-drop", input=b"1\n").err == b""
+    assert gm("gm-drop", "--ids", input=b"1\n").err == b""
 
 
 @pytest.mark.parametrize("input", [b"[\n  1,\n  2\n]\n", b"{\n  \"id\": 1\n}\n"])

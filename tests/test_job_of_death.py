@@ -213,7 +213,7 @@ def test_what_was_large_leaves_no_memory_behind(gm, memory_gearmand, tmp_path):
     until(lambda: all(memory(pid) < 30 for pid in [worker.pid, *children(worker.pid)]), what="all are small again")
 
 
-# ---- a payload too large for memory (rule 10)
+# ---- a payload too large for memory: gm-delivery(7), rule 10
 
 def send_large(port, function, blocks):
     """Submit a background job of more than gm-submit sends, a block at a time."""
@@ -298,7 +298,7 @@ def test_term_is_heard_while_there_is_no_room(gm, gearmand, tmp_path):
     assert gearmand.waiting(b"f") == 1
 
 
-# ---- the brake (rule 8)
+# ---- the brake: gm-delivery(7), rule 8
 
 def test_the_brake_keeps_jobs_out_of_the_quarantine_and_shows(gm, gearmand, tmp_path):
     submit(gm, "f", 40)

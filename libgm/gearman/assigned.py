@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from python3_gearman import protocol
 
-from libgm.gearman.address import Server
+from libgm.gearman.address import Server, timeout
 from libgm.gearman.connection import Connection, Refused, ServerLost
 from libgm.gearman.manager import BACKGROUND
 
@@ -29,7 +29,7 @@ class Assigned:
 
     @property
     def connection(self) -> Connection:
-        if self.lost:
+        if self.handler not in self.worker.handler_to_connection_map:
             raise ServerLost(f"{self.server}: connection lost")
         return self.handler.connection
 
@@ -75,14 +75,13 @@ class Assigned:
         handler.submitting, handler.created = True, None
         connection.put(BACKGROUND[priority], function, unique, data)
         while handler.created is None:
-            self.worker.step([connection], max(0.0, connection.patience()))
+            self.worker.step([connection], max(0.0, connection.patience(timeout())))
+            self.worker.drop_silent([connection])
             if self.lost:
                 break
-            if handler.created is None and connection.patience() <= 0:
-                self.worker.drop_silent()
         handler.submitting = False
         if handler.created is None:
-            raise self.worker.recovery[connection].error or ServerLost(f"{self.server}: connection lost")
+            raise handler.recovery.error or ServerLost(f"{self.server}: connection lost")
         if isinstance(handler.created, Refused):
             raise handler.created
         return handler.created

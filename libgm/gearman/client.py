@@ -38,6 +38,7 @@ class ClientHandler(Handler, GearmanClientCommandHandler):
     """What one connection has outstanding: submissions in their order, and jobs by handle where results are waited for."""
 
     def initial_state(self) -> None:
+        super().initial_state()
         self.pending: collections.deque = collections.deque()
         self.running: dict[bytes, list[Request]] = {}
         if self.connection_manager.wait:   # else gearmand turns an exception into a failure without its text
@@ -48,13 +49,15 @@ class ClientHandler(Handler, GearmanClientCommandHandler):
 
     def fetch_commands(self) -> None:
         manager, pending, connection = self.connection_manager, self.pending, self.connection
+        first = True
         for kind, arguments in iter(connection.read_command, None):
             if kind == CREATED and pending:
+                if first:
+                    connection.expect()
+                    first = False
                 manager.created(connection, self, pending.popleft(), arguments["job_handle"])
             else:
                 self.take(kind, arguments)
-            if pending:
-                connection.expect()
 
     def on_io_error(self) -> None:
         for request in self.pending:
@@ -71,6 +74,7 @@ class ClientHandler(Handler, GearmanClientCommandHandler):
 
     def recv_error(self, error_code, error_text) -> None:
         if self.pending and b"option" not in error_code.lower():
+            self.connection.expect()
             self.connection_manager.refused(self.pending.popleft(), Refused(error_code, error_text))
 
     def recv_work_data(self, job_handle, data) -> None:
@@ -205,7 +209,7 @@ class Submitter(Manager, GearmanClient):
             wait = min(wait, self._look_for_workers(self.quiet_at))
         readable, writable, _ = self.poll_connections_once(live, min(wait, left))
         self.handle_connection_activity(readable, writable, ())
-        self.drop_silent()
+        self.drop_silent(live)
 
     def _look_for_workers(self, quiet_at: float) -> float:
         """Warn once when nobody works what is waited for; seconds until that is due."""
@@ -236,8 +240,9 @@ class Submitter(Manager, GearmanClient):
         self.orphans.append(request)
 
     def created(self, connection: Connection, handler: ClientHandler, request: Request, handle: bytes) -> None:
-        self.trouble = None
-        self.recovery[connection].answered()
+        if self.trouble is not None or handler.recovery.error:
+            self.trouble = None
+            handler.recovery.answered()
         if self.wait:
             handler.running.setdefault(handle, []).append(request)
         else:

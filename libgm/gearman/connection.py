@@ -30,7 +30,7 @@ SMALL = 1 << 16                  # bytes of a first read: the kernel is asked fo
 SEND = 1 << 20                   # bytes of a write
 NAMES = 1 << 16                  # bytes before a payload: handle, function, unique; gearmand takes functions of some kilobytes
 SLOWEST = 1000                   # bytes a second: a server that keeps us waiting at less counts as silent
-LOOK = 0.5                       # seconds between two looks at what the peer has acknowledged
+LOOK = 0.1                       # seconds between two looks at what the peer has acknowledged
 CUT_UNIQUE = 63                  # bytes: what gearmand leaves of a longer unique in JOB_ASSIGN_UNIQ
 PARAMS = protocol.GEARMAN_PARAMS_FOR_COMMAND
 ASSIGN = protocol.GEARMAN_COMMAND_JOB_ASSIGN_UNIQ
@@ -172,9 +172,9 @@ class Connection(library.GearmanConnection):
     def hang_up(self, ended=lambda: False) -> None:
         """Say that no more comes, and wait for the peer to close: closing with something unread would be a reset, which
         may overtake what we sent. The wait goes on while the peer takes any of that, and until ended()."""
-        poll = select.poll()
         try:
             self.gearman_socket.shutdown(socket.SHUT_WR)
+            poll = select.poll()
             poll.register(self.gearman_socket.fileno(), select.POLLIN)
             self.expect()
             while not ended() and time.monotonic() < self.moved() + 1.0:
@@ -189,14 +189,17 @@ class Connection(library.GearmanConnection):
         """An answer is due from now on; whatever came before has come whole."""
         self.since, self._traffic = time.monotonic(), 0
 
-    def patience(self) -> float:
-        """Seconds to wait for the answer that is due; below zero the server counts as silent.
+    def patience(self, limit: float) -> float:
+        """Seconds to wait for the answer that is due; from zero on the server counts as silent.
 
-        It is silent when timeout() seconds have passed without a byte either way, or with fewer than SLOWEST bytes a
-        second beyond them: a packet that comes byte by byte is no answer, a large payload on a slow line takes its time.
+        It is silent when limit seconds have passed without a byte either way, or with fewer than SLOWEST bytes a second
+        beyond them: a packet that comes byte by byte is no answer, a large payload on a slow line takes its time.
         """
-        limit, moved = timeout(), self.moved()
-        left = min(moved + limit, self.since + limit + self._traffic / SLOWEST) - time.monotonic()
+        now = time.monotonic()
+        early = self.since + min(LOOK, limit) - now
+        if early > 0:
+            return early   # as nearly always: without a look at the socket
+        left = min(self.moved() + limit, self.since + limit + self._traffic / SLOWEST) - now
         return min(left, LOOK) if self._taken < self._sent else left
 
     def moved(self) -> float:

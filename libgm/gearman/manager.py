@@ -105,14 +105,18 @@ class Manager(GearmanConnectionManager):
 
     def patience(self) -> float:
         """Seconds until a server that owes an answer may count as silent; at most timeout()."""
-        return min((max(0.0, connection.patience()) for connection, handler in self.connection_to_handler_map.items()
-                    if handler.owes()), default=timeout())
+        limit = timeout()
+        return min((max(0.0, connection.patience(limit)) for connection, handler in self.connection_to_handler_map.items()
+                    if handler.owes()), default=limit)
 
-    def drop_silent(self) -> None:
+    def drop_silent(self, connections) -> None:
         """Drop each server that owes an answer for too long; what has arrived from it was to be read before."""
-        for connection, handler in list(self.connection_to_handler_map.items()):
-            if handler.owes() and connection.patience() <= 0:
-                self.drop(connection, ServerLost(f"{connection.server}: no answer in {timeout():g} s"), timeout())
+        limit = timeout()
+        late = time.monotonic() - limit
+        for connection in connections:
+            if connection.connected and connection.since <= late and connection.patience(limit) <= 0 and \
+                    self.connection_to_handler_map[connection].owes():
+                self.drop(connection, ServerLost(f"{connection.server}: no answer in {limit:g} s"), limit)
 
     # ---- sending and receiving
 
@@ -162,9 +166,9 @@ class Manager(GearmanConnectionManager):
 class Handler(GearmanCommandHandler):
     """What our handlers share: mixed in before the library's, whose handling stops at an ERROR packet."""
 
-    @property
-    def connection(self) -> Connection:
-        return self.connection_manager.handler_to_connection_map[self]
+    def initial_state(self, *_, **__):
+        self.connection: Connection = self.connection_manager.handler_to_connection_map[self]
+        self.recovery: Recovery = self.connection_manager.recovery[self.connection]
 
     def owes(self) -> bool:
         """Whether the server is to answer something."""

@@ -26,6 +26,7 @@ class WorkerHandler(Handler, GearmanWorkerCommandHandler):
     """The state of one connection of a worker. The library's state machine sleeps after every job; this one grabs again."""
 
     def initial_state(self, abilities=None, client_id=None) -> None:
+        super().initial_state()
         self._handler_abilities = abilities
         self.state, self.grabs = AWAKE, 0   # grabs: those that have no answer yet
         self.submitting = False
@@ -50,9 +51,9 @@ class WorkerHandler(Handler, GearmanWorkerCommandHandler):
         self.send_command(protocol.GEARMAN_COMMAND_GRAB_JOB_UNIQ)
 
     def answered(self) -> None:
-        connection = self.connection
-        connection.expect()
-        self.connection_manager.answered(connection)
+        self.connection.expect()
+        if self.recovery.answered():
+            self.connection_manager.untold.append(f"{self.connection.server}: connected again")
 
     def grab_answered(self) -> None:
         if not self.grabs:
@@ -101,8 +102,8 @@ class WorkerHandler(Handler, GearmanWorkerCommandHandler):
 class Worker(Manager, GearmanWorker):
     """A worker of one function over several servers.
 
-    .jobs has arrived and was not taken yet; .window is how many may be there or asked for, one by default. Losses of servers
-    are warned of once, until they answer again.
+    .jobs has arrived and was not taken yet; .window is how many may be there or asked for, one by default. The loss of a
+    server is warned of once, until it answers again.
     """
 
     command_handler_class = WorkerHandler
@@ -116,6 +117,7 @@ class Worker(Manager, GearmanWorker):
         self.window = 1
         self.jobs: collections.deque[Assigned] = collections.deque()
         self.turn = 0
+        self.untold: list[str] = []   # losses and returns of servers
 
     # ---- servers
 
@@ -125,7 +127,10 @@ class Worker(Manager, GearmanWorker):
         return {connection: recovery.error for connection, recovery in self.recovery.items() if recovery.error}
 
     def down_error(self) -> ServerLost:
-        return next(iter(self.down.values()), None) or ServerLost("no server")
+        """The trouble to raise where no server is left; it is not warned of besides."""
+        error = next(iter(self.down.values()), None) or ServerLost("no server")
+        self.untold = [text for text in self.untold if text != str(error)]
+        return error
 
     @property
     def idle(self) -> bool:
@@ -158,13 +163,14 @@ class Worker(Manager, GearmanWorker):
     def lost(self, connection: Connection, error: ServerLost, cost: float) -> bool:
         first = super().lost(connection, error, cost)
         if first:
-            warn(str(error))
+            self.untold.append(str(error))
         return first
 
-    def answered(self, connection: Connection) -> None:
-        """A server has answered: only that makes it one that is back."""
-        if self.recovery[connection].answered():
-            warn(f"{connection.server}: connected again")
+    def _tell(self) -> None:
+        """Warn of what befell servers, at the next step and not at once: an error that ends the tool is told by that."""
+        for text in self.untold:
+            warn(text)
+        self.untold.clear()
 
     # ---- jobs
 
@@ -229,12 +235,13 @@ class Worker(Manager, GearmanWorker):
 
         What has arrived is in .jobs. receive: False where no more of them can be held.
         """
+        self._tell()
         self._reconnect()
         self._grab()
         woken = self.step(list(self.connection_to_handler_map), min(seconds, self._next_event()) if receive else seconds, wake,
                           receive)
         if receive:
-            self.drop_silent()
+            self.drop_silent(self.connection_list)
         return woken
 
     def _next_event(self) -> float:
@@ -270,13 +277,13 @@ class Worker(Manager, GearmanWorker):
         It stops after that many seconds, and at the time.monotonic() that until() returns: it is asked again and again, since
         a signal may come meanwhile. connections: only theirs.
         """
-        began = time.monotonic()
+        began, chosen = time.monotonic(), list(connections or self.connection_to_handler_map)
         while True:
-            for connection in list(connections or self.connection_to_handler_map):
+            for connection in chosen:
                 self.flush(connection)
-            busy = [connection for connection in connections or self.connection_to_handler_map if connection.writable()]
+            busy = [connection for connection in chosen if connection.writable()]
             if not busy:
-                return True
+                return all(connection.connected for connection in chosen)
             now = time.monotonic()
             if passed(until) or (seconds is not None and now >= began + seconds):
                 return False
@@ -296,6 +303,7 @@ class Worker(Manager, GearmanWorker):
     def close(self, until=lambda: None) -> None:
         """End the connections, as release() does."""
         self.release(until)
+        self._tell()
         self.shutdown()
 
     def problems(self) -> list:

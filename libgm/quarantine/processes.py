@@ -41,23 +41,23 @@ def join(store: Store, tool: str, function: bytes | None = None, servers: str | 
            "function": None if function is None else text(function), "servers": servers}
     if store.version >= 3:
         row["boot"] = boot()
-    ident = None
+    wanted, ident = None, 0
     try:
         with store.transaction():
             for _ in range(TRIES):
-                entry = {"id": ident, **row}
+                entry = {"id": wanted, **row}
                 ident = store.execute(f"INSERT INTO process ({', '.join(entry)}) "
-                                      f"VALUES ({', '.join(':' + name for name in entry)})", entry).lastrowid
+                                      f"VALUES ({', '.join(':' + name for name in entry)})", entry).lastrowid or 0
                 if hold(store.path, ident):
                     break
                 store.execute("DELETE FROM process WHERE id = ?", (ident,))
-                ident += 1
+                wanted = ident + 1
             else:
                 raise Unavailable(f"{store.path}-alive: cannot lock: {TRIES} ids are taken")
     except OSError as error:
         raise Unavailable(f"{store.path}-alive: cannot lock: {reason(error)}") from None
     except Unavailable:
-        drop(store.path, ident)   # the id may be another's next
+        drop(store.path, ident or None)   # the id may be another's next
         raise
     store.process, store.entry = ident, {**row, "id": ident}
     return ident

@@ -24,3 +24,9 @@ def today(store: Store, now: float) -> list[tuple[bytes, int, int]]:
     """(function, done, failed) of each function on the day (UTC) of `now` (epoch seconds)."""
     return [(raw(function), done, failed) for function, done, failed in store.rows(
         "SELECT function, done, failed FROM tally WHERE day = ?", (time.strftime("%Y-%m-%d", time.gmtime(now)),))]
+
+
+def totals(store: Store) -> dict[bytes, tuple[int, int]]:
+    """(done, failed) of each function on all days."""
+    return {raw(function): (done, failed) for function, done, failed in store.rows(
+        "SELECT function, sum(done), sum(failed) FROM tally GROUP BY function")}

@@ -194,6 +194,11 @@ class Action(Batch):
             elif digits:
                 self.bad(BadRecord(f"stdin:{number}: not an id: {line[:40].decode('utf-8', 'replace')!r}"))
 
+    def bad(self, error: BadRecord) -> None:
+        if str(error).endswith("not a JSON object"):   # a payload that is a number must not be taken for an id
+            error = BadRecord(f"{error}: bare ids take --ids")
+        super().bad(error)
+
     def item(self, where: str, record: dict) -> Item:
         ident = record.get("id")
         if "id" not in record:

@@ -15,7 +15,7 @@ from nagiosplugin.result import Results
 from libgm import job, names
 from libgm.errors import Unavailable, Usage
 from libgm.gearman import address
-from libgm.quarantine import jobs, overview
+from libgm.quarantine import jobs, outages, overview
 from libgm.quarantine.file import Store
 from libgm.shell.run import plain
 from libgm.tools import reap, status
@@ -160,49 +160,60 @@ class Survey(Resource):
         if self.known is None:
             found, problems = status.queues(self.servers)
             self.heard({row["function"] for _, rows in found for row in rows}, problems)
-        try:
-            known = self.known | overview.known(self.store())
-        except Unavailable:   # there is none yet; the modes that need it have ended
-            known = self.known
+        file = self.file()
+        known = self.known | (overview.known(file) if file else set())
         if not self.down and not any(map(self.wants, known)):
             self.facts.append((Unknown, f"no function matches {self.function}" if names.is_glob(self.function) else
                                f"{names.text(os.fsencode(self.function))}: no such function on a server or in the quarantine file"))
 
-    def pauses(self, now: float) -> list:
+    def file(self) -> Store | None:
+        """The quarantine file where there is one that can be read: what is in it is of use, but not asked for."""
         try:
-            return overview.pauses_now(self.store(), now)
+            return self.store() if os.path.exists(self.path) else None
         except Unavailable:
-            return []
+            return None
+
+    def paused(self, functions: list[bytes]) -> dict[bytes, str]:
+        """Those of the functions that are paused: their missing workers are no failure. How, by function."""
+        file, now = self.file(), time.time()
+        standing = overview.pauses_now(file, now) if file else []
+        return {function: pause.summary(now) for pause in standing for function in functions if pause.covers(function)}
+
+    def add_brakes(self) -> None:
+        """Warn of functions whose brake is on: failures are held, and not counted."""
+        file = self.file()
+        if file is not None and file.version >= 3:
+            self.facts += [(Warn, f"{names.text(function)}: brake on for {time.time() - since:.0f} s, {held} held: {why}")
+                           for function, (since, why, held) in sorted(outages.standing(file).items()) if self.wants(function)]
 
     def add_below_zero(self, server, running: list[tuple[bytes, int]]) -> None:
         """Report functions with fewer than no job running: gearmand's count is broken, and it may hang soon."""
         self.facts += [(Critical, f"{names.text(function)}: running below zero on {server}: {count}")
                        for function, count in running if count < 0]
 
-    def add_rows(self, rows: list[dict], field: str, paused=()) -> None:
-        """Judge a field of each row, unless its function is paused, and show it and the sum."""
-        self.judged = [(f"{names.text(row['function'])}: {row[field]} {field}", row[field]) for row in rows
-                       if row["function"] not in paused]
+    def add_rows(self, rows: list[dict], field: str) -> None:
+        """Judge and show a field of each row, and its sum."""
+        self.judged = [(f"{names.text(row['function'])}: {row[field]} {field}", row[field]) for row in rows]
         total = sum(row[field] for row in rows)
         if rows or not self.facts:
             self.shown = [(field, total), *((f"{names.text(row['function'])}_{field}", row[field]) for row in rows)]
         self.fine = f"{total} {field}, {len(rows)} functions"
 
     def queue(self) -> None:
+        self.add_brakes()
         self.add_rows(sorted(self.queues()[0], key=lambda row: -row["waiting"]), "waiting")
 
     def workers(self) -> None:
-        """Of a paused function, missing workers are no failure."""
-        now = time.time()
         rows, starved = self.queues()
-        paused = {row["function"]: pause.summary(now) for pause in self.pauses(now) for row in rows
-                  if pause.covers(row["function"])}
+        paused = self.paused([row["function"] for row in rows] + [function for function, _, _ in starved])
+        rows = [row for row in rows if row["function"] not in paused]
+        starved = [each for each in starved if each[0] not in paused]
         self.facts += [(Critical, f"{names.text(function)}: {waiting} waiting without a worker on {server}")
-                       for function, waiting, server in starved if function not in paused]
-        if not rows and not self.facts and self.function is None:
+                       for function, waiting, server in starved]
+        if not rows and not self.facts and not paused and self.function is None:
             self.facts.append((Unknown, "no functions, and so no workers"))
-        self.add_rows(sorted(rows, key=lambda row: row["workers"]), "workers", paused)
-        self.fine = ", ".join([self.fine, *(f"{names.text(function)} {why}" for function, why in paused.items())])
+        self.add_rows(sorted(rows, key=lambda row: row["workers"]), "workers")
+        self.fine = "; ".join([self.fine, *(f"{names.text(function)} {said}" for function, said in sorted(paused.items()))])
 
     def age(self) -> None:
         """What gm-reap would list, and jobs that should have been released."""
@@ -236,6 +247,7 @@ class Survey(Resource):
         self.judged = [(f"{names.text(function)}: {dead} dead{within}", dead) for function, dead in rows] or [("", 0)]
         self.shown = [("dead", total), *((f"{names.text(function)}_dead", dead) for function, dead in rows)]
         self.fine = f"{total} dead{within}"
+        self.add_brakes()
 
     def server(self, round_trip: bool) -> None:
         """round_trip: have each server hand out a job of ours, and its result."""

@@ -63,12 +63,13 @@ class Source:
 
     def _lines(self):
         stdin_or_usage("give FILE, or payloads on standard input")
-        source = Input(null=self.null, waiting=self.waiting)
+        lines = iter(Input(null=self.null, waiting=self.waiting))
         if self.unique is not None:   # nothing is submitted before it is known to be the only one
-            source = list(itertools.islice(source, 2))
-            if len(source) > 1:
+            first = list(itertools.islice(lines, 2))
+            if len(first) > 1:
                 raise Usage("--unique: names one job, and there is a second line (a FILE, or -, is one payload)")
-        for number, line in source:
+            lines = iter(first)
+        for number, line in lines:
             if not self.looked:
                 self._look(number, line)
             try:

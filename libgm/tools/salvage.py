@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 
-from libgm import job
+from libgm import job, wire
 from libgm.errors import NO, OK, BadRecord, Unavailable
 from libgm.quarantine.file import reason_of
 from libgm.shell.lines import safe
@@ -130,22 +131,28 @@ MARK = tuple(text.encode() for text in twins.MARK)   # a row that is no job
 
 
 def record(row: tuple, twin_of: bytes | None = None) -> dict:
-    """A job's record as it stands.
+    """A job's record.
 
-    `envelope` is always there, null where the job has none; `due` is there for a job that waits for a time, and `twin_of`,
-    the unique that the job came with, where its row was renamed.
+    `unique` is the job's own, null where it has none; `wire_unique` is the one that it stands under, with what that says in
+    fields of its own. `envelope` and `due` are there where the job has them. twin_of: of Queue.twin_of().
     """
     _, unique, function, priority, data, when = row
-    envelope, payload = job.unwrap(octets(data))
+    function, stood, data = octets(function), whole(unique), octets(data)
+    own, header, payload = wire.unpack(function, stood if twin_of is None else twin_of, data)
     made: dict = {}
-    job.put(made, "function", octets(function))
-    job.put(made, "unique", (twin_of if twin_of in (b"", b"-") else whole(unique)) or None)
-    if twin_of is not None:
-        job.put(made, "twin_of", twin_of)
+    job.put(made, "function", function)
+    job.put(made, "unique", own or None)
+    job.put(made, "wire_unique", stood or None)
     made["priority"] = job.PRIORITIES[priority] if priority in (0, 1, 2) else "normal"
     if isinstance(when, int) and when > 0:
         made["due"] = iso(min(when, LATEST))
-    made["envelope"] = envelope and envelope.record()
+    known = header.fields()
+    known.pop("priority", None)
+    if "first_failed" in known:
+        known["first_failed"] = iso(min(known["first_failed"], LATEST))
+    made.update(known)
+    if payload is not data:
+        made["envelope"] = json.loads(data[len(wire.MARK):len(data) - len(payload)])
     job.put(made, "data", payload)
     return made
 
@@ -240,7 +247,7 @@ def facts(queue: Queue):
     if queue.user is not None and not queue.wal:
         yield "pages", 0, False, "not checked: gearmand could not write meanwhile"
         return
-    for count, (problem,) in enumerate(integrity(queue), 1):
+    for problem, in integrity(queue):
         yield "damage", 1, True, safe(problem.decode("utf-8", "replace"))
 
 
@@ -254,8 +261,9 @@ def integrity(queue: Queue) -> list:
 
 def jobs(queue: Queue):
     """Yield facts about the rows: those that gearmand does not start on, and those that gm-submit refuses."""
-    total, waiting, renamed, kinds = 0, 0, 0, {}
-    first: dict = {}
+    total = waiting = renamed = 0
+    kinds: dict[str, int] = {}
+    first: dict[str, tuple] = {}
     for row in queue.rows():
         total += 1
         waiting += isinstance(row[5], int) and row[5] > time.time()
@@ -292,7 +300,8 @@ def wrong(row: tuple) -> list[str]:
         found.append("no priority")
     if late(row):
         found.append("time")
-    for kind, check, value in (("unique", job.check_unique, whole(unique) or b"-"), ("function", job.check_function, octets(function))):
+    for kind, check, value in (("unique", job.check_unique, whole(unique) or b"-"),
+                               ("function", job.check_function, octets(function))):
         try:
             check(value)
         except BadRecord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 from libgm import job, names
@@ -9,7 +10,7 @@ from libgm.errors import Error, Unavailable
 from libgm.quarantine import overview, tallies
 from libgm.quarantine.file import Store
 from libgm.shell.messages import warn
-from libgm.shell.table import shown
+from libgm.shell.table import Listing, shown
 from libgm.units import age, iso
 
 COUNTS = ("waiting", "running", "workers")       # of a server
@@ -138,6 +139,12 @@ class Snapshot:
                  "trouble": "; ".join(row["trouble"]) or None} for row in sorted(rows, key=lambda row: row["function"])
                 if not self.busy or busy(row)]
 
+    def days(self) -> list[dict]:
+        """A record per function and day (UTC), the oldest day first: runs that were done, and that failed."""
+        counted = tallies.days(self.store) if self.store and self.store.version >= 3 else []
+        return [{**named(function), "day": day, "done": done, "failed": failed}
+                for function, day, done, failed in counted if self.wants(function)]
+
     @property
     def down(self) -> list[Error]:
         """The problems of servers that do not answer."""
@@ -199,9 +206,9 @@ def in_order(records: list[dict], fold: bool) -> list[dict]:
     fold: leave out idle functions if there are more than a screen holds, so that none in trouble scrolls away. Warn of it.
     """
     import shutil
-    found = sorted(records, key=lambda record: not record["trouble"])
-    lines = 2 + len(found) + sum(bool(record["trouble"]) for record in found)   # what is wrong may have a line of its own
-    if fold and lines > shutil.get_terminal_size((80, 24)).lines and all("dead" in record for record in found):
+    found = sorted(records, key=lambda record: not record.get("trouble"))
+    lines = 2 + len(found) + sum(bool(record.get("trouble")) for record in found)   # what is wrong may have a line of its own
+    if fold and lines > shutil.get_terminal_size((80, 24)).lines:
         shown = [record for record in found if busy(record)]
         if shown and len(shown) < len(found):
             warn(f"{len(found) - len(shown)} idle functions are not shown: gm-status -f '*' shows all")
@@ -236,11 +243,41 @@ def cell(name: str):
 NUMBERS = [(name, cell(name)) for name in (*COUNTS, *KEPT)]
 TROUBLE = ("trouble", cell("trouble"))
 FUNCTION = ("function", lambda record: shown(record, "function"))
-VIEWS = {   # what makes the records, the columns of their table, and what they are of
-    "functions": (Snapshot.functions, [FUNCTION, *NUMBERS, TROUBLE], "functions"),
-    "by-server": (Snapshot.by_server, [FUNCTION, ("server", lambda record: record["server"] or "quarantine"), *NUMBERS, TROUBLE],
-                  "functions"),
+VIEWS = {   # what makes the records, and the columns of their table
+    "functions": (Snapshot.functions, [FUNCTION, *NUMBERS, TROUBLE]),
+    "by-server": (Snapshot.by_server, [FUNCTION, ("server", lambda record: record["server"] or "quarantine"), *NUMBERS, TROUBLE]),
     "workers": (Snapshot.workers, [("source", cell("source")), ("worker", worker),
                                    ("age", lambda record: age(record["age"]) if "age" in record else ""),
-                                   ("doing", doing), TROUBLE], "workers"),
+                                   ("doing", doing), TROUBLE]),
+    "days": (Snapshot.days, [("day", cell("day")), FUNCTION, ("done", cell("done")), ("failed", cell("failed"))]),
 }
+
+
+def show(snapshot: Snapshot, view: str, args: dict, unread: Error | None) -> bool:
+    """Print a view of VIEWS, or prometheus; whether no server could be asked. args: --json and --table. unread: why the
+    quarantine file cannot be read, or None."""
+    if view == "prometheus":
+        from libgm.shell.lines import Output
+        from libgm.tools import prometheus
+        text = prometheus.text(snapshot, False if unread else snapshot.store and True)
+    else:
+        make, columns = VIEWS[view]
+        records = make(snapshot)
+    for problem in snapshot.problems:
+        warn(str(problem))
+    none_up = view != "days" and len(snapshot.down) == len(snapshot.servers)
+    if view == "prometheus":
+        output = Output()
+        output.write_lines(text)
+        output.close()
+    elif records or not none_up:
+        where = ", ".join(map(str, snapshot.servers))
+        listing = Listing(args, columns, "days counted yet" if view == "days" else
+                          f"{'workers' if view == 'workers' else 'functions'} on {where}",
+                          stands_out=lambda record: record.get("trouble"))
+        if listing.table:
+            records = in_order(records, listing.terminal and view == "functions" and snapshot.glob is None)
+        for record in records:
+            listing.add(record)
+        listing.close()
+    return none_up

@@ -351,6 +351,7 @@ class Loop:
             if not self.settler.settle(attempt, outcome):
                 self.hand_back()
             self.worker.send()
+            self.worker.ask_again()   # a server that had no job may have this one again
         self.watch_memory(len(attempt.data) + len(outcome.stdout), outcome.overflow)
         if self.settler.careful and (self.runs >= CAREFUL_JOBS or time.monotonic() >= self.careful_until):
             self.settler.careful = False

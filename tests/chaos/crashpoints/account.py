@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from machine import CALM, Machine, Strike, numbers
 from scenarios import RUNS, Scenario
 
-QUIET = 8.0    # seconds without any change after which a job that is not accounted for is taken to rest where it is
+QUIET = 10.0   # seconds without any change after which a job that is not accounted for is taken to rest where it is
 LIMIT = 90.0   # seconds for a point
 BOOTS = 12     # a machine that needs more has a job that takes it down for ever
 
@@ -115,5 +115,5 @@ class Account:
         begun = collections.Counter(int(number) for what, number in machine.logged() if what == "begun")
         surplus = {number: times - RUNS[self.jobs[number]] for number, times in begun.items() if times > RUNS[self.jobs[number]]}
         point.surplus = sum(surplus.values())
-        if surplus and (point.kind == CALM and machine.boots == 1 or any(self.jobs[number] == "plug" for number in surplus)):
+        if surplus and ((point.kind == CALM and machine.boots == 1) or any(self.jobs[number] == "plug" for number in surplus)):
             machine.wrong.append(f"surplus runs for no reason: {surplus}")

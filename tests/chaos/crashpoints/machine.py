@@ -96,6 +96,7 @@ class Machine:
         (home / "control").write_bytes(bytes(CONTROL.size))
         with open(home / "control", "r+b") as file:
             self.control = mmap.mmap(file.fileno(), CONTROL.size)
+        self.disarm()
         self.env = {**environment(home), "GM_SERVERS": f"127.0.0.1:{port}", "GM_QUARANTINE": str(self.quarantine),
                     "GM_TIMEOUT": "2", "LD_PRELOAD": str(library), "CRASH_CONTROL": str(home / "control"),
                     "CRASH_HOME": str(self.state), "CRASH_SHADOW": str(self.shadow), "CRASH_TARGETS": targets,
