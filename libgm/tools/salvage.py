@@ -133,16 +133,17 @@ MARK = tuple(text.encode() for text in twins.MARK)   # a row that is no job
 def record(row: tuple, twin_of: bytes | None = None) -> dict:
     """A job's record.
 
-    `unique` is the job's own, null where it has none; `wire_unique` is the one that it stands under, with what that says in
-    fields of its own. `envelope` and `due` are there where the job has them. twin_of: of Queue.twin_of().
+    `unique` is the job's own, `wire_unique` the one that it stands under, with what that says in fields of its own; `envelope`
+    and `due` are there where the job has them, like these. twin_of: of Queue.twin_of().
     """
     _, unique, function, priority, data, when = row
     function, stood, data = octets(function), whole(unique), octets(data)
     own, header, payload = wire.unpack(function, stood if twin_of is None else twin_of, data)
     made: dict = {}
     job.put(made, "function", function)
-    job.put(made, "unique", own or None)
-    job.put(made, "wire_unique", stood or None)
+    for name, value in (("unique", own), ("wire_unique", stood)):
+        if value:
+            job.put(made, name, value)
     made["priority"] = job.PRIORITIES[priority] if priority in (0, 1, 2) else "normal"
     if isinstance(when, int) and when > 0:
         made["due"] = iso(min(when, LATEST))
@@ -168,7 +169,7 @@ def whole(unique) -> bytes:
     return found[:-1] if len(found) == job.MAX_UNIQUE + 1 and found.endswith(b"\0") else found
 
 
-LISTED = [("function", lambda record: shown(record, "function")), ("unique", lambda record: shown(record, "unique")),
+LISTED = [("function", lambda record: shown(record, "function")), ("unique", lambda record: shown(record, "unique") if "unique" in record or "unique_b64" in record else ""),
           ("priority", lambda record: record["priority"]), ("due", lambda record: record.get("due", "")),
           ("payload", lambda record: shown(record, "data")[:CELL])]
 CHECKED = [("what", lambda record: record["what"]), ("count", lambda record: record["count"]),
