@@ -161,10 +161,11 @@ class Survey(Resource):
             found, problems = status.queues(self.servers)
             self.heard({row["function"] for _, rows in found for row in rows}, problems)
         file = self.file()
-        known = self.known | (overview.known(file) if file else set())
+        known = (self.known or set()) | (overview.known(file) if file else set())
         if not self.down and not any(map(self.wants, known)):
-            self.facts.append((Unknown, f"no function matches {self.function}" if names.is_glob(self.function) else
-                               f"{names.text(os.fsencode(self.function))}: no such function on a server or in the quarantine file"))
+            asked = names.text(os.fsencode(self.function))
+            self.facts.append((Unknown, f"no function matches {asked}" if names.is_glob(self.function) else
+                               f"{asked}: no such function on a server or in the quarantine file"))
 
     def file(self) -> Store | None:
         """The quarantine file where there is one that can be read: what is in it is of use, but not asked for."""
@@ -281,7 +282,8 @@ def do_job(server) -> float:
     from libgm.gearman.client import Submitter
     from libgm.gearman.connection import ServerLost
     from libgm.gearman.worker import Worker
-    data, results, limit = job.new_unique(), [], address.timeout()
+    data, limit = job.new_unique(), address.timeout()
+    results: list[str | None] = []   # None: our job is done
     worker = Worker([server], OWN, b"gm-check")
     submitter = Submitter([server], wait=True, on_refuse=lambda _, error: results.append(str(error)),
                           on_result=lambda _, ok, result, *__: results.append(None if result == data else "another result"))

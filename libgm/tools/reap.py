@@ -42,7 +42,9 @@ class Owner:
 
     def targets(self) -> list[tuple[int, int]]:
         """(pid, start time) of the worker; none where it is elsewhere, or dead."""
-        started = processes.start_time(self.holder) if self.here and self.holder else None
+        if not (self.here and self.holder):
+            return []
+        started = processes.start_time(self.holder)
         return [] if started is None else [(self.holder, started)]
 
 
@@ -53,7 +55,8 @@ class Entry(dict):
         super().__init__(kind=kind, worker=owner.ident, host=owner.host, pid=pid)
         job.put(self, "function", function)
         self.update(since=iso(began), age=None if began is None else max(0, round(now - began, 1)), here=owner.here, action=None)
-        self.owner, self.run = owner, None
+        self.owner = owner
+        self.run: int | None = None
         self.targets: list[tuple[int, int]] = []
 
 
@@ -121,10 +124,10 @@ def reap(store: Store, entry: Entry, how: str, grace: float) -> str | None:
     """
     kind, owner, marked = entry["kind"], entry.owner, False
     if owner.unlocked:
-        raise Error(f"{kind} of worker {owner.ident}: process {owner.row.pid} runs, but holds no lock in {store.path}-alive, which "
-                    "was replaced: restart every gm-work on this file")
+        raise Error(f"{kind} of worker {owner.ident}: process {owner.pid} runs, but holds no lock in {store.path}-alive, "
+                    "which was replaced: restart every gm-work on this file")
     if kind == "start":   # nothing runs; it counts as it is, but for being forgiven
-        if how == "released":
+        if how == "released" and entry.run is not None:
             starts.give_back(store, owner.ident, entry.run)
             return how
         return None

@@ -169,8 +169,12 @@ def whole(unique) -> bytes:
     return found[:-1] if len(found) == job.MAX_UNIQUE + 1 and found.endswith(b"\0") else found
 
 
-LISTED = [("function", lambda record: shown(record, "function")), ("unique", lambda record: shown(record, "unique") if "unique" in record or "unique_b64" in record else ""),
-          ("priority", lambda record: record["priority"]), ("due", lambda record: record.get("due", "")),
+def own_unique(record: dict) -> str:
+    """The unique of a record, which may have none, as a cell."""
+    return shown(record, "unique") if {"unique", "unique_b64"} & set(record) else ""
+
+
+LISTED = [("function", lambda record: shown(record, "function")), ("unique", own_unique), ("priority", lambda record: record["priority"]), ("due", lambda record: record.get("due", "")),
           ("payload", lambda record: shown(record, "data")[:CELL])]
 CHECKED = [("what", lambda record: record["what"]), ("count", lambda record: record["count"]),
            ("", lambda record: "WRONG" if record["wrong"] else ""), ("detail", lambda record: record["detail"])]

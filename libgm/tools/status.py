@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 from libgm import job, names
@@ -152,7 +151,7 @@ class Snapshot:
 
     def by_server(self) -> list[dict]:
         """A record per function and server; one with server null for what the quarantine file has of it."""
-        found = [(str(server), row) for server, rows in self.queues() for row in rows]
+        found: list[tuple[str | None, dict]] = [(str(server), row) for server, rows in self.queues() for row in rows]
         found += [(None, row) for row in self.quarantine([])]
         done = []
         for server, row in sorted(found, key=lambda pair: pair[1]["function"]):
@@ -259,7 +258,7 @@ def show(snapshot: Snapshot, view: str, args: dict, unread: Error | None) -> boo
     if view == "prometheus":
         from libgm.shell.lines import Output
         from libgm.tools import prometheus
-        text = prometheus.text(snapshot, False if unread else snapshot.store and True)
+        text = prometheus.text(snapshot, False if unread else True if snapshot.store else None)
     else:
         make, columns = VIEWS[view]
         records = make(snapshot)

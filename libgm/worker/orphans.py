@@ -1,7 +1,7 @@
 """Processes of jobs that nobody sees to any more: their worker is dead or hung, or they left the group of a job that was ended.
 
-They are found by $GM_RUN in their environment (FILE.WORKER.RUN), which COMMAND and all that it starts inherit. A user can set it in
-the processes of another user only by starting a set-user-ID program.
+They are found by $GM_RUN in their environment (FILE.WORKER.RUN), which COMMAND and all that it starts inherit. A user can
+set it in the processes of another user only by starting a set-user-ID program.
 """
 
 from __future__ import annotations
