@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 
 from libgm import names
 from libgm.quarantine import processes
@@ -19,7 +18,7 @@ class Pause:
         self.glob, self.since, self.until, self.why, self.user = raw(glob), since, until, why, user
 
     def covers(self, function: bytes) -> bool:
-        return names.matches(function, os.fsdecode(self.glob))
+        return names.matches(function, self.glob)
 
     def summary(self, now: float) -> str:
         """The pause in a few words, with its age: `paused by root 5m: new disk`."""

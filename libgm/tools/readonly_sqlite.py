@@ -105,7 +105,7 @@ class ReadOnly:
 
     def _state(self) -> list:
         """What changes when somebody writes to one of the files."""
-        found = []
+        found: list[tuple | None] = []
         for end in ("", "-wal", "-journal"):
             try:
                 stat = os.stat(self.real + end)
