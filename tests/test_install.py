@@ -133,9 +133,9 @@ def public(checkout):
 
 
 def refused(gm, *command, **options) -> str:
-    """What a command that fails says, in one line; make itself adds one."""
+    """What a command that fails says, in one line; make itself adds others."""
     result = gm(*command, status=None, **options)
-    said = [line for line in result.err.decode().splitlines() if not line.startswith("make: ***")]
+    said = [line for line in result.err.decode().splitlines() if not re.match(r"make(\[\d+\])?: ", line)]
     assert result.status and result.out == b"" and len(said) == 1, result
     return said[0]
 
