@@ -20,7 +20,7 @@ SEED = 1
 # The Debian suite of make suites
 SUITE = trixie
 
-.PHONY: venv demo test check bench chaos clean install install-files uninstall deb suites
+.PHONY: venv demo lint test check bench chaos clean install install-files uninstall deb suites
 
 venv:
 	@.ci/setup venv
@@ -29,13 +29,20 @@ demo:
 	@.ci/setup demo
 	@$(RUN) examples/demo/run
 
+lint:
+	@.ci/setup lint
+	@$(RUN) .ci/lint
+
+# The tests run also where a linter complains; either failure is make's.
+PYTEST = $(RUN) .ci/lint; lint=$$?; $(RUN) python3 -m pytest -q -n 2
+
 test:
 	@.ci/setup test
-	@$(RUN) python3 -m pytest -q -n 2
+	@$(PYTEST) && exit $$lint
 
 check:
 	@.ci/setup test
-	@$(RUN) python3 -m pytest -q -n 2 -m "not slow"
+	@$(PYTEST) -m "not slow" && exit $$lint
 
 bench:
 	@.ci/setup bench
@@ -90,5 +97,5 @@ suites:
 	@nice -n 10 tests/suites/run $(SUITE)
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .hypothesis
+	rm -rf .venv .peers build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

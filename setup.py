@@ -20,6 +20,7 @@ check = ["nagiosplugin>=1.3,<2"]
 blueox = ["pyzmq>=22", "msgpack>=1,<2"]
 tally = ["ddsketch>=3,<4"]
 demo = ["pillow>=9"]
+lint = ["ruff==0.17.6", "import-linter==2.5.2", "mypy==2.4.1; python_version >= '3.10'", "mypy==1.19.1; python_version < '3.10'"]
 debian = ["nagiosplugin==1.3.2", "tabulate==0.8.9"]   # the oldest that are meant to do, which the tests run with
 
 places = {
@@ -96,9 +97,10 @@ setup(
         "tally": tally,
         "demo": demo,
         "examples": demo + tally,
-        "bench": ["huey>=2.5"],
+        "bench": ["huey>=2.5", "rq>=2,<4"],
+        "lint": lint,
         "test": ["pytest>=7", "pytest-xdist>=3", "pytest-timeout>=2", "hypothesis>=6", "prometheus-client>=0.20",
-                 "numpy>=1.24", "trustme>=1", "setuptools"] + debian + check + blueox + tally + demo,
+                 "numpy>=1.24", "trustme>=1", "setuptools"] + debian + lint + check + blueox + tally + demo,
     },
     options=build,
     cmdclass={"install_data": Data},

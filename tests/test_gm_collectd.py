@@ -10,9 +10,9 @@ import subprocess
 
 import pytest
 from conftest import ROOT, unprivileged, until
-from test_gm_dead import die  # noqa: F401  a fixture
-from test_gm_status import HOSTILE, answering, silent
-from test_wire import fake  # noqa: F401  a fixture
+from helpers import HOSTILE, answering, silent
+
+pytestmark = pytest.mark.slow
 
 LINE = re.compile(r'PUTVAL "([^/"]+)/gearmang-([^/"]+)/gauge-(\w+)" interval=([\d.]+) N:(-?\d+)')
 
@@ -33,7 +33,7 @@ def last(process) -> dict:
     return (rounds(process)[-2:-1] or [{}])[0]
 
 
-def test_values_of_each_function(gm, gearmand, die):  # noqa: F811
+def test_values_of_each_function(gm, gearmand, die):
     die("f", b"1\n2\n")
     die("f", b"3\n", "exit 1", "--tries=2", "--delay=1h")
     gm("gm-submit", "-q", "f", input=b"1\n2\n")
@@ -69,10 +69,11 @@ def test_servers_that_come_and_go(gm, gearmand):
     gearmand.start()
     until(lambda: last(process).get(("f", "waiting")) == 1)
     assert [line.split(b": ", 1)[1] for line in process.err_path.read_bytes().splitlines()] == [
-        f"{gearmand.server}: cannot connect: connection refused: is gearmand running? gm-server starts one".encode(), b"all is back"]
+        f"{gearmand.server}: cannot connect: connection refused: is gearmand running? gm-server starts one".encode(),
+        b"all is back"]
 
 
-def test_a_silent_server_does_not_hold_the_others(gm, fake):  # noqa: F811
+def test_a_silent_server_does_not_hold_the_others(gm, fake):
     both = f"{silent(fake)},{answering(fake, chr(10).join(['f	-3	-4	1', '']).encode())}"
     process = gm.start("gm-collectd", "--interval=0.1", "-s", both, env={"GM_TIMEOUT": "0.3"})
     until(lambda: last(process).get(("f", "running")) == -4)
@@ -141,7 +142,6 @@ def test_collectd_takes_the_file_of_contrib(gm, tmp_path):
     assert result.err == b"" and not (tmp_path / "collectd.log").exists()
 
 
-@pytest.mark.slow
 def test_collectd_sees_queues_and_workers_change(gm, gearmand, tmp_path):
     gm("gm-submit", "-q", "f", input=b"x\n" * 7)
     collectd = Collectd(gm, tmp_path).start()

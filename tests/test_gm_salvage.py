@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import random
-import shutil
 import signal
+import socket
 import sqlite3
 import struct
 import subprocess
@@ -15,6 +13,7 @@ import time
 
 import pytest
 from conftest import find_gearmand, free_port, until
+from helpers import digests, read_only
 
 SCHEMA = ("CREATE TABLE gearman_queue (unique_key TEXT, function_name TEXT, priority INTEGER, data BLOB, "
           "when_to_run INTEGER, PRIMARY KEY(unique_key, function_name))")
@@ -35,10 +34,6 @@ def make(path, rows, wal=False, page=4096):
 
 def simple(count, size=10):
     return [(f"u{n}", "f", 1, b"%d " % n + b"x" * size, 0) for n in range(count)]
-
-
-def digests(folder):
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
 @pytest.fixture
@@ -62,7 +57,8 @@ def queue(gearmand):
     """The rows of a store as a gearmand left it."""
     db = sqlite3.connect(gearmand.store)
     try:
-        return db.execute("SELECT unique_key, function_name, priority, data, when_to_run FROM gearman_queue ORDER BY rowid").fetchall()
+        return db.execute("SELECT unique_key, function_name, priority, data, when_to_run "
+                          "FROM gearman_queue ORDER BY rowid").fetchall()
     finally:
         db.close()
 
@@ -142,16 +138,6 @@ def test_killed_in_mid_write(gm, place, wal, volume):
     assert digests(place) == before and result.err == b""
 
 
-def read_only(folder, command):
-    """The command where folder is a read-only volume; for whom modes stop, they are enough."""
-    if os.getuid() == 0:
-        mount = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
-        return ["unshare", "-m", "sh", "-c", mount, folder, *command]
-    for path in folder.iterdir():
-        path.chmod(0o444)
-    return ["sh", "-c", 'chmod 555 "$0"; "$@"; status=$?; chmod 755 "$0"; exit $status', folder, *command]
-
-
 def test_a_wal_without_its_index(gm, place):
     """As a copy of the two files has it."""
     killed_in_a_transaction(place / "q.db", True)
@@ -221,8 +207,8 @@ def test_a_large_payload_whose_rest_is_gone(gm, place):
 
 
 def test_check(gm, place):
-    path = make(place / "q.db", [("a", "f", 1, b"1", 0), ("b", "f", 1, None, 0), ("c", "f", None, b"1", None), ("d" * 64, "f", 1, b"1", 0),
-                                 ("e", "f", 1, b"1", int(time.time()) + 1000)])
+    path = make(place / "q.db", [("a", "f", 1, b"1", 0), ("b", "f", 1, None, 0), ("c", "f", None, b"1", None),
+                                 ("d" * 64, "f", 1, b"1", 0), ("e", "f", 1, b"1", int(time.time()) + 1000)])
     result = gm("gm-salvage", "--check", path, status=1)
     found = {record["what"]: record for record in result.records}
     assert found["jobs"]["count"] == 5 and not found["jobs"]["wrong"] and "1 wait" in found["jobs"]["detail"]
@@ -279,7 +265,8 @@ def test_a_first_page_that_is_damaged(gm, place):
 
 def test_a_damaged_schema_of_which_sqlite_speaks_in_other_bytes_than_text(gm, place):
     path = make(place / "q.db", simple(3))
-    path.write_bytes(path.read_bytes().replace(b"gearman_queue", b"gearman_que\xff\xfe").replace(b"CREATE TABLE", b"CREATE TABXE"))
+    damaged = path.read_bytes().replace(b"gearman_queue", b"gearman_que\xff\xfe").replace(b"CREATE TABLE", b"CREATE TABXE")
+    path.write_bytes(damaged)
     assert gm("gm-salvage", path, status=111).err == b"gm-salvage: %s: its schema is damaged\n" % bytes(path)
 
 
@@ -301,3 +288,68 @@ def test_any_bytes_are_jobs_or_an_error(gm, place):
         assert result.status in (0, 1, 111) and b"GM_DEBUG" not in result.err, result
         uniques = [record.get("unique") for record in result.records]
         assert len([unique for unique in uniques if unique in there]) >= len(uniques) - 30 * 2
+
+
+ODD = [None, "", b"", "text", b"\xff\0", 0, -1, 1 << 62, -(1 << 63), 1.5, 1e300, float("inf"), 99999999999999999, "%gm1 {\n"]
+
+
+def test_anything_in_any_column_ends_nothing(gm, place):
+    """Each odd value in each column, between rows in order; a file whose table has no types takes it as it is."""
+    db = sqlite3.connect(place / "q.db")
+    db.execute("CREATE TABLE gearman_queue (unique_key, function_name, priority, data, when_to_run)")
+    rows = []
+    for column in range(5):
+        for value in ODD:
+            row = [f"u{len(rows)}", "f", 1, b"%d" % len(rows), 0]
+            row[column] = value
+            rows += [(f"u{len(rows)}", "f", 1, b"good", 0), row]
+    db.executemany("INSERT INTO gearman_queue VALUES (?,?,?,?,?)", rows)
+    db.commit()
+    db.close()
+    result = gm("gm-salvage", place / "q.db", status=1)
+    assert len(result.records) == len(rows) and b"Traceback" not in result.err and b"GM_DEBUG" not in result.err
+    assert sum(record.get("data") == "good" for record in result.records) == len(rows) // 2
+    gm("gm-salvage", "--check", place / "q.db", status=1)
+
+
+def test_a_time_beyond_all_records_is_shown_as_the_last_and_reported(gm, place):
+    make(place / "q.db", [("a", "f", 1, b"1", 0), ("late", "f", 1, b"2", 99999999999999999), ("b", "f", 1, b"3", 0)])
+    result = gm("gm-salvage", place / "q.db", status=1)
+    assert [(record["unique"], record.get("due")) for record in result.records] == [
+        ("a", None), ("late", "9999-12-31T23:59:59Z"), ("b", None)]
+    assert result.err.count(b"\n") == 1 and b"unique late: its time, 99999999999999999," in result.err
+    found = {record["what"]: record for record in gm("gm-salvage", "--check", place / "q.db", status=1).records}
+    assert found["time"]["count"] == 1 and found["jobs"]["count"] == 3
+
+
+def test_row_ids_of_any_size_are_read_in_order(gm, place):
+    make(place / "q.db", simple(3))
+    db = sqlite3.connect(place / "q.db")
+    for row, unique in ((-5, "minus"), (-(1 << 63), "first"), ((1 << 63) - 1, "last")):
+        db.execute("INSERT INTO gearman_queue (rowid, unique_key, function_name, priority, data, when_to_run) "
+                   "VALUES (?, ?, 'f', 1, x'31', 0)", (row, unique))
+    db.commit()
+    db.close()
+    assert [record["unique"] for record in gm("gm-salvage", place / "q.db").records] == ["first", "minus", "u0", "u1", "u2", "last"]
+
+
+def test_twins_are_shown_for_what_they_are_and_go_back_one_by_one(gm, gearmand, new_gearmand):
+    peer = socket.create_connection(("127.0.0.1", gearmand.port), 10)
+    uniques = [b"", b"", b"", b"-", b"-", b"u" * 63 + b"1", b"u" * 63 + b"2", b"own"]
+    for number, unique in enumerate(uniques):
+        body = b"\0".join((b"f", unique, b"%d" % number))
+        peer.sendall(b"\0REQ" + struct.pack(">II", 18, len(body)) + body)
+    until(lambda: gearmand.waiting(b"f") == len(uniques))
+    for state in ("live", "killed"):
+        records = gm("gm-salvage", gearmand.store).records
+        assert [record["data"] for record in records] == [str(number) for number in range(len(uniques))]
+        assert [record["unique"] for record in records[:5]] == [None] * 3 + ["-"] * 2 and records[7]["unique"] == "own"
+        assert [record.get("twin_of") for record in records] == ["", "", None, "-", None, "u" * 63, None, None]
+        assert records[5]["unique"] != records[6]["unique"] == "u" * 63
+        facts = {record["what"]: record for record in gm("gm-salvage", "--check", gearmand.store).records}
+        assert (facts["jobs"]["count"], facts["twins"]["count"]) == (8, 4) and not any(fact["wrong"] for fact in facts.values())
+        if state == "live":
+            gearmand.kill()
+    new = new_gearmand("new.db")
+    gm("bash", "-c", f"set -o pipefail; gm-salvage {gearmand.store} | gm-submit -q -s {new.server}")
+    assert new.waiting(b"f") == len(uniques)

@@ -55,7 +55,7 @@ def check_tools(gm, venv: Path) -> None:
     assert result.err.startswith(b"gm-submit: ") and b"cannot import" not in result.err
 
 
-@pytest.mark.slow
+@pytest.mark.slow(20)
 def test_pip_install(gm, checkout, tmp_path):
     """Twice from one checkout, in which nothing is built, into environments of which one has a blank in its path."""
     stale = checkout / "build/lib/libgm/left_over.py"
@@ -96,7 +96,7 @@ def check_share(gm, share: Path) -> None:
         assert gm("fish", "--no-config", "-c", script, share / "fish/vendor_completions.d").out.startswith(b"--version")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(20)
 def test_pip_install_editable(gm, checkout, tmp_path):
     venv = tmp_path / "a venv"
     pip(venv, "-e", str(checkout))
@@ -195,7 +195,7 @@ def test_tools_run_from_a_checkout(gm, tmp_path):
             assert b"Usage:" in gm(path, "--help").out
 
 
-@pytest.mark.slow
+@pytest.mark.slow(10)
 def test_make_install_and_uninstall(gm, checkout, tmp_path):
     """Also where the umask is 077: others can use it."""
     place = tmp_path / "a place"

@@ -16,7 +16,7 @@ from conftest import ROOT
 
 from libgm import job
 from libgm.shell import options
-from libgm.tools import dead
+from libgm.quarantine import jobs
 
 TOOLS = sorted(path.name for path in ROOT.glob("bin/gm-*"))
 PAGES = {page.name: page.read_text("utf-8") for page in sorted((ROOT / "man").glob("*.[157]"))}
@@ -177,20 +177,20 @@ def test_what_is_installed():
 
 
 def test_dependencies():
-    """README gives the bounds and the reason of each; Debian's package the lower bounds of those that Debian has."""
+    """HACKING gives the bounds and the reason of each; Debian's package the lower bounds of those that Debian has."""
     needed, extras = setup("install_requires", "extras_require")
     wanted = {(name, bounds, extra) for extra in ("", "check", "tally", "blueox", "demo", "bench")
               for name, bounds in (re.match(r"([\w-]+)(.*)", each).groups() for each in (extras[extra] if extra else needed))}
-    table = re.search(r"^What it stands on\n-+\n\n(.*?)\n\n\n", (ROOT / "README").read_text("utf-8"), re.S | re.M)
-    assert table, "README: no heading What it stands on"
+    table = re.search(r"^What it stands on\n-+\n\n(.*?)\n\n\n", (ROOT / "HACKING").read_text("utf-8"), re.S | re.M)
+    assert table, "HACKING: no heading What it stands on"
     rows = re.findall(r"^    (\S+) +([<>=]\S+) +(?:\[(\w+)\] )?\S", table[1], re.M)
 
     def lines(dependencies):   # setuptools has an order of its own
         return [" ".join([name, *sorted(bounds.split(",")), extra]) for name, bounds, extra in dependencies]
-    same(lines(row for row in rows if row[0] != "python3"), lines(wanted), "README", "dependencies of setup.py")
+    same(lines(row for row in rows if row[0] != "python3"), lines(wanted), "HACKING", "dependencies of setup.py")
     control = (ROOT / "contrib/debian/control").read_text("utf-8")
     for name, bounds, _ in wanted:
-        if name not in ("python3-gearman", "ddsketch", "pillow", "huey"):
+        if name not in ("python3-gearman", "ddsketch", "pillow", "huey", "rq"):
             debian = f"python3-{name.removeprefix('py')} (>= {re.search(r'>=([0-9.]+)', bounds)[1]})"
             assert debian in control, f"contrib/debian/control: {debian} is missing"
 
@@ -223,7 +223,7 @@ def test_environment_variables():
 
 
 def test_what_gearmang_7_lists():
-    same(re.findall(r"^\.It Cm (\w+)$", section(page("gearmang.7"), "THE LIFE OF A JOB"), re.M), dead.REASONS, "man/gearmang.7",
+    same(re.findall(r"^\.It Cm (\w+)$", section(page("gearmang.7"), "THE LIFE OF A JOB"), re.M), jobs.REASONS, "man/gearmang.7",
          "reasons")
 
 

@@ -1,19 +1,19 @@
-"""A snapshot in Prometheus' text format, for the textfile collector of node_exporter.
+"""gm-status --prometheus: a snapshot in Prometheus' text format, for the textfile collector of node_exporter.
 
 https://prometheus.io/docs/instrumenting/exposition_formats/ and .../practices/naming/ are the rules.
 """
 
 from __future__ import annotations
 
-from libgm import job
+from libgm import job, names
+from libgm.tools.status import Snapshot
 from libgm.units import epoch
 
 
 def escape(value: str | bytes) -> str:
-    """A label's value; bytes that are no UTF-8 as \\xff, so that names stay different."""
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "backslashreplace")
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    """A label's value. Bytes that are not UTF-8 become \\xff, so that names stay different."""
+    found = names.text(value) if isinstance(value, bytes) else value
+    return found.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 def family(name: str, about: str, samples: list[tuple[dict, float]]) -> str:
@@ -25,23 +25,23 @@ def family(name: str, about: str, samples: list[tuple[dict, float]]) -> str:
     return "\n".join(lines) + "\n" if samples else ""
 
 
-def text(servers: list, found: list[tuple], quarantine: list[dict], quarantine_up: bool | None) -> bytes:
-    """The whole text: of the servers asked, what status.queues() found, and the rows of the quarantine file.
-
-    quarantine_up: None where there is no file yet.
-    """
+def text(snapshot: Snapshot, file_up: bool | None) -> bytes:
+    """A snapshot as text. file_up: whether the quarantine file can be read, None where there is none yet."""
+    found, kept = snapshot.queues(), snapshot.quarantine([])
     up = {server for server, _ in found}
     rows = [({"server": str(server), "function": row["function"]}, row) for server, of in found for row in of]
-    dead = [({"function": row["function"]}, row) for row in quarantine]
-    parts = [family("up", "Whether the server answers.", [({"server": str(server)}, int(server in up)) for server in servers])]
+    dead = [({"function": row["function"]}, row) for row in kept]
+    parts = [family("up", "Whether the server answers.",
+                    [({"server": str(server)}, int(server in up)) for server in snapshot.servers])]
     for name, field, about in (("waiting_jobs", "waiting", "Jobs that no worker has begun."),
                                ("running_jobs", "running", "Jobs in a worker's hands, as gearmand counts them."),
                                ("workers", "workers", "Connected workers that can do the function.")):
         parts.append(family(name, about, [(labels, row[field]) for labels, row in rows]))
     parts.append(family("queued_jobs", "Queued jobs by priority.",
-                        [({**labels, "priority": name}, row[name]) for labels, row in rows for name in job.PRIORITIES]))
-    if quarantine_up is not None:
-        parts.append(family("quarantine_up", "Whether the quarantine file can be read.", [({}, int(quarantine_up))]))
+                        [({**labels, "priority": name}, row[name]) for labels, row in rows for name in job.PRIORITIES
+                         if row[name] is not None]))
+    if file_up is not None:
+        parts.append(family("quarantine_up", "Whether the quarantine file can be read.", [({}, int(file_up))]))
     for name, field, about in (("delayed_jobs", "delayed", "Retries that wait for their time."),
                                ("overdue_jobs", "overdue", "Delayed retries whose time has passed."),
                                ("dead_jobs", "dead", "Jobs in quarantine.")):

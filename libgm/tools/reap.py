@@ -33,7 +33,7 @@ def overstaying(store: Store, older: float | None, job_older: float | None) -> l
         starts_of.setdefault(start[0], []).append(start)
     found = []
     for ident, (tool, host, namespace, pid, pid_start, began, function) in owners.items():
-        if older is not None and tool == "gm-work" and now - began > older and store.lives(ident):
+        if older is not None and tool == "gm-work" and now - began > older and processes.lives(store, ident):
             ours = (host, namespace) == here
             entry = described("worker", ident, host, pid, function, began, now, ours)
             runs = [(ident, starts.PIPE), *(start[:2] for start in starts_of.get(ident, ()))]
@@ -41,7 +41,7 @@ def overstaying(store: Store, older: float | None, job_older: float | None) -> l
             entry["targets"] = [(pid, pid_start), *jobs] if ours else []
             found.append(entry)
     for ident, began_here in starts_of.items():
-        living = store.lives(ident)
+        living = processes.lives(store, ident)
         host, namespace = owners[ident][1:3] if ident in owners else (None, None)
         for _, run, function, unique, handle, began, attempts in began_here:
             began = starts.since(store, ident, run, began)

@@ -1,4 +1,4 @@
-"""Events as syslog messages of RFC 5424, to the local socket, by UDP (RFC 5426) or TCP (RFC 6587, octet counting)."""
+"""gm-syslog: events as syslog messages of RFC 5424, to the local socket, by UDP (RFC 5426) or TCP (RFC 6587)."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from libgm.tools.events import host_port, text
 
 PORT = 514
 DAEMON = 3           # the facility
-SEVERITIES = {"dead": 3, "drop": 4, "retry": 4, "release": 5, "done": 6}   # error, warning, notice, informational
-FAILURES = ("retry", "dead", "drop")
-FATES = {"retry": "tried again", "dead": "quarantined", "drop": "dropped", "release": "given back", "done": "done"}
+SEVERITIES = {"dead": 3, "drop": 4, "retry": 4, "hold": 4, "release": 5, "done": 6}   # error, warning, notice, informational
+FAILURES = ("retry", "hold", "dead", "drop")   # what is sent without --all
+ENDS = {"retry": "tried again", "hold": "held during an outage", "dead": "quarantined", "drop": "dropped",
+        "release": "given back", "done": "done"}
 FIELDS = ("function", "unique", "attempts", "reason", "exit", "signal", "duration", "handle", "server")
 ELEMENT = "gearmang@32473"   # 32473 is the enterprise number for examples (RFC 5612): we have none
 LONGEST = 8000       # bytes: rsyslog takes 8 kB, and no receiver need take more than 2 (RFC 5424, 6.1)
-SETTLING = 0.05      # seconds in which a host tells that nobody listens
+SETTLING = 0.05      # seconds in which a host answers that nobody listens
 
 
 def message(event: dict) -> bytes:
-    """The syslog message of an event."""
+    """An event as a syslog message."""
     kind = text(event, "event")
     when = text(event, "time")
     head = " ".join([
@@ -36,23 +37,23 @@ def message(event: dict) -> bytes:
         word(text(event, "host"), 255), "gearmang", word(text(event, "worker"), 128), word(kind, 32)])
     given = {name: text(event, name) for name in FIELDS}
     data = "".join(f' {name}="{escape(value[:500])}"' for name, value in given.items() if value)
-    said = [given["function"], given["handle"], f"attempt {given['attempts']}", text(event, "error"), FATES.get(kind, kind)]
+    said = [given["function"], given["handle"], f"attempt {given['attempts']}", text(event, "error"), ENDS.get(kind, kind)]
     line = f"{head} [{ELEMENT}{data}] {safe(': '.join(part for part in said if part))}"
     return line.encode("utf-8", "replace")[:LONGEST].decode("utf-8", "ignore").encode()
 
 
 def word(value: str, longest: int) -> str:
-    """value as a field of the header: printable ASCII without spaces."""
+    """A value as a field of the header: printable ASCII without spaces."""
     return re.sub(r"[^!-~]", "_", value)[:longest] or "-"
 
 
 def escape(value: str) -> str:
-    """value as a PARAM-VALUE (RFC 5424, 6.3.3)."""
+    """A value as a PARAM-VALUE (RFC 5424, 6.3.3)."""
     return re.sub(r'(["\\\]])', r"\\\1", safe(value))
 
 
 class Local:
-    """The datagram socket of the daemon on this machine; a message is there when send() returns."""
+    """The datagram socket of this machine's daemon. A message has arrived when send() returns."""
 
     def __init__(self, path: str):
         self.path, self.socket = path, None
@@ -81,7 +82,7 @@ class Local:
 
 
 class UDP(Local):
-    """Datagrams to another host; whether anybody listens is known only when one that nobody takes is answered."""
+    """Datagrams to another host. Only an ICMP answer to one tells that nobody listens."""
 
     kind = socket.SOCK_DGRAM
 
@@ -118,7 +119,7 @@ class UDP(Local):
 
 
 class TCP(UDP):
-    """A stream to another host; a message has arrived when that host's kernel has acknowledged its bytes."""
+    """A stream to another host. A message has arrived when that host's kernel has acknowledged its bytes."""
 
     kind = socket.SOCK_STREAM
 
@@ -137,7 +138,7 @@ class TCP(UDP):
         self.ends.append(self.bytes)
 
     def gone(self) -> bool:
-        """Whether the receiver has closed its end: it never says anything else."""
+        """Whether the receiver has closed its end; it sends nothing else."""
         return bool(select.select([self.socket], [], [], 0)[0]) and self.socket.recv(1, socket.MSG_PEEK) == b""
 
     def unconfirmed(self) -> int:
@@ -151,11 +152,11 @@ class TCP(UDP):
 
     def close(self) -> None:
         super().close()
-        self.bytes, self.ends = 0, collections.deque()   # sent, and of that the ends of the messages under way
+        self.bytes, self.ends = 0, collections.deque()   # sent, and where in them the unconfirmed messages end
 
 
 def transport(place: str | None, tcp: bool) -> Local:
-    """What an operand names: nothing or a path, the local socket; HOST[:PORT]. Raises Usage."""
+    """The transport that an operand names: a path or nothing, the local socket; HOST[:PORT]. Raises Usage."""
     if place is None or "/" in place and "://" not in place:
         if tcp:
             raise Usage("--tcp: for HOST:PORT only")
