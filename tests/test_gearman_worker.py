@@ -357,7 +357,7 @@ def test_a_server_that_takes_no_connection_keeps_the_others_waiting_for_a_second
             waiting = held.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(full.getsockname())
-        worker = worker_of(memory_gearmand.server, "127.0.0.1:%d" % full.getsockname()[1])
+        worker = worker_of(memory_gearmand.server, f"127.0.0.1:{full.getsockname()[1]}")
         pumped(worker, lambda: worker.down)
         (connection, error), = worker.down.items()
         assert str(error).endswith("cannot connect: no answer in 0.3 s")

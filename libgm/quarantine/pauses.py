@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from libgm import names
 from libgm.quarantine import processes
 from libgm.quarantine.file import Store, raw, text
