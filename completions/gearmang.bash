@@ -93,7 +93,7 @@ _gearmang_table() {
             flags='--strict -q --quiet --json -h --help --version'
             valued=' --quarantine:files;' ;;
         gm-check)
-            flags='-h --help --version'
+            flags='--round-trip -h --help --version'
             valued=' -w:none; --warning:none; -c:none; --critical:none; -f:ask GLOB; --function:ask GLOB; --exclude:ask GLOB; --window:none; -t:none; --timeout:none; --quarantine:files; -s:none; --server:none;'
             operands='list queue workers age dead server' ;;
         gm-collect)

@@ -10,13 +10,13 @@ def text(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
 
 
-def is_glob(word: str) -> bool:
-    """Whether a word of the command line is a glob, and not a name as it stands."""
-    return not set(word).isdisjoint("*?[")
+def is_glob(word: str | bytes) -> bool:
+    """Whether a word, of the command line if it is a text, is a glob, and not a name as it stands."""
+    return not set(os.fsencode(word)).isdisjoint(b"*?[")
 
 
-def matches(name: bytes, glob: str) -> bool:
-    """Whether a name matches a glob of the command line.
+def matches(name: bytes, glob: str | bytes) -> bool:
+    """Whether a name matches a glob, of the command line if it is a text.
 
     Both are read as UTF-8, whatever the locale: ? is one character, or one byte that belongs to none.
     """

@@ -17,6 +17,7 @@ from conftest import Tools
 
 from libgm import wire
 from libgm.gearman import address
+from libgm.quarantine import processes
 
 HOSTILE = "tab\there é \x1b[31m\"q\\|"   # a name of a function
 EVENT = {"event": "dead", "time": "2026-11-25T07:30:16Z", "function": "resize", "unique": "photo-17", "handle": "H:host:12",
@@ -85,6 +86,14 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
+def make_job_older(gm: Tools, function: str, seconds: float) -> None:
+    """Let the job of a function that is under way have begun so many seconds ago."""
+    with gm.database() as db:
+        (worker, run, begun), = db.execute("SELECT process, run, started FROM start WHERE function = ?", (function,))
+        db.execute("UPDATE start SET started = started - ? WHERE function = ?", (seconds, function))
+    processes.note(gm.env["GM_QUARANTINE"], worker, run, begun - seconds)
+
+
 # ---- servers
 
 
@@ -115,8 +124,11 @@ class Fake:
         self.listener.close()
 
 
-def answering(fake, rows: bytes, workers: bytes = b"") -> str:
-    """A server whose status is these lines."""
+def answering(fake, rows: bytes, workers: bytes = b"", priorities: bytes | None = None) -> str:
+    """A server whose status is these lines; those of prioritystatus are made from them, where they are not given."""
+    if priorities is None:
+        priorities = re.sub(rb"(?m)$(?=\n)", b"\t0", rows)
+
     def serve(connection):
         asked = b""
         while True:
@@ -131,7 +143,7 @@ def answering(fake, rows: bytes, workers: bytes = b"") -> str:
                 if line.startswith(b"\0REQ"):
                     connection.sendall(b"\0RES\0\0\0\x14\0\0\0\x28" + line[12:] + b"\0000" * 4)
                     continue
-                answer = {b"status": rows, b"prioritystatus": re.sub(rb"(?m)$(?=\n)", b"\t0", rows), b"workers": workers}
+                answer = {b"status": rows, b"prioritystatus": priorities, b"workers": workers}
                 connection.sendall(answer[line] + b".\n" if line in answer else b"OK 1.1.20\n")
     return str(fake(serve).server)
 

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 from conftest import ROOT, free_port, unprivileged, until
-from helpers import answering, silent
+from helpers import answering, make_job_older, silent
 from helpers import status_of as of
 
 pytestmark = pytest.mark.slow
@@ -73,13 +73,79 @@ def test_queue_by_default_and_by_glob(gm, fake):
     assert check(gm, "queue", "-s", server, "-f", "s?me", "-f", "few").state == "OK"   # the last wins
 
 
-def test_a_function_that_is_named_is_there_also_where_no_server_knows_it(gm, gearmand):
-    assert check(gm, "queue", "-f", "resize").text == "0 waiting, no server knows the function resize"
-    assert check(gm, "workers", "-f", "resize", "-c", "1:").state == "CRITICAL"
-    for mode in ("queue", "workers"):
-        answer = check(gm, mode, "-f", "re*")
-        assert answer.state == "UNKNOWN" and answer.text == "no function matches re*"
+@pytest.mark.parametrize("mode", ["queue", "workers", "age", "dead", "server"])
+def test_a_function_that_nobody_knows_is_never_ok(gm, gearmand, die, mode):
+    die("known", b"1\n")
+    gm("gm-drop", "-q", "1")
+    for asked, said in (("resise", "resise: no such function on a server or in the quarantine file"),
+                        ("re*", "no function matches re*")):
+        answer = check(gm, mode, "-f", asked)
+        assert answer.state == "UNKNOWN" and said in answer.text
+    gearmand.kill()
+    gearmand.start()   # it knows no function now, but the file does
+    for asked in ("known", "k*"):
+        assert "no " not in check(gm, mode, "-f", asked).text
+    gm("gm-submit", "-q", "resise", input=b"1\n")
+    assert "no such function" not in check(gm, mode, "-f", "resise").text
+
+
+def test_a_function_that_is_named_has_figures_also_where_no_server_knows_it(gm, gearmand):
+    answer = check(gm, "workers", "-f", "resize", "-c", "1:")
+    assert answer.state == "CRITICAL" and answer.perfdata["resize_workers"][0] == 0
     assert check(gm, "queue").state == "OK" and check(gm, "workers").state == "UNKNOWN"
+
+
+def test_whether_a_name_is_known_cannot_be_told_while_a_server_is_down(gm, die):
+    die("f", b"1\n")
+    gm("gm-drop", "-q", "1")
+    assert check(gm, "dead", "-f", "resise", "-s", "127.0.0.1:1").state == "OK"
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8", "de_DE.ISO-8859-1", "nowhere"])
+def test_names_are_matched_alike_in_every_locale(gm, fake, locale):
+    server = answering(fake, "größe\t200\t0\t1\n".encode())
+    # in a build without that locale Python decodes as it does in C: the way there is the same
+    env = {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for glob in ("größe", "gr??e", "gr[öä]ße", "*ß*"):
+        answer = check(gm, "queue", "-s", server, "-f", glob, env=env)
+        assert answer.state == "CRITICAL" and answer.text.startswith("größe: 200 waiting"), (locale, glob)
+    assert check(gm, "queue", "-s", server, "--exclude=gr??e", env=env).text == "0 waiting, 0 functions"
+    assert "größe: no such function" in check(gm, "queue", "-s", answering(fake, b"f\t0\t0\t0\n"), "-f", "größe", env=env).text
+
+
+def test_missing_workers_of_a_paused_function_are_no_failure(gm, gearmand):
+    gm("gm-submit", "-q", "f", input=b"1\n")
+    assert check(gm, "workers", "-c", "1:").state == "CRITICAL"
+    gm("gm-pause", "--why=new disk", "f")
+    answer = check(gm, "workers", "-c", "1:")
+    assert answer.state == "OK" and re.search("f paused by .*: new disk", answer.text)
+    gm("gm-resume", "f")
+    assert check(gm, "workers", "-c", "1:").state == "CRITICAL"
+
+
+def test_overdue_jobs_are_a_warning(gm, die):
+    die("f", b"1\n", "exit 1", "--tries=2", "--delay=1h")
+    assert check(gm, "age").state == "OK"
+    with gm.database() as db:
+        db.execute("UPDATE job SET due = 1")
+    answer = check(gm, "age")
+    assert answer.state == "WARNING" and answer.text == "f: 1 overdue, no gm-work releases them"
+    assert check(gm, "age", "--exclude=f").state == "OK"
+
+
+def test_a_round_trip(gm, gearmand, fake):
+    answer = check(gm, "server", "--round-trip")
+    assert answer.state == "OK" and re.search(r"did a job in 0\.\d+ s", answer.text)
+    assert 0 < answer.perfdata[f"{gearmand.server}_round_trip"][0] < 5
+    assert check(gm, "server", "--round-trip", "-w", "@0:1h").state == "WARNING"
+    # the check's own function is nobody's trouble, but can be asked for
+    assert check(gm, "workers").state == "UNKNOWN" and check(gm, "queue").text == "0 waiting, 0 functions"
+    assert check(gm, "queue", "-f", "gm-check").text == "0 waiting, 1 functions"
+    running = [gm.start("gm-check", "server", "--round-trip") for _ in range(4)]   # at once, they do each other's jobs
+    assert [process.wait(30) for process in running] == [0] * 4
+    answer = check(gm, "server", "--round-trip", "-s", answering(fake, b"f\t0\t0\t0\n"), env={"GM_TIMEOUT": "0.5"})
+    assert answer.state == "CRITICAL"
+    assert check(gm, "queue", "--round-trip").state == "UNKNOWN"
 
 
 def test_workers_too_few_and_none(gm, gearmand):
@@ -158,7 +224,7 @@ def test_a_locked_file_is_unknown_in_time(gm, die):
     with gm.database() as db:
         db.execute("PRAGMA journal_mode=DELETE")
         db.execute("BEGIN EXCLUSIVE")
-        answer = check(gm, "dead", "-t", "1")
+        answer = check(gm, "dead", "-t", "3")
     assert answer.state == "UNKNOWN" and "locked" in answer.text
 
 
@@ -192,7 +258,7 @@ def test_hung_workers_are_the_same_to_gm_check_and_gm_reap(gm, gearmand):
     try:
         with gm.database() as db:
             db.execute("UPDATE process SET started = started - 1000 WHERE function = 'hang'")
-            db.execute("UPDATE start SET started = started - 800 WHERE function = 'hang'")
+        make_job_older(gm, "hang", 800)
         answer = check(gm, "age")
         assert answer.state == "CRITICAL" and f"(pid {hung} on " in answer.text and "well" not in answer.text
         assert re.search(r"hang: worker .* for 10\d\d s \(outside range 0:900\); "

@@ -38,7 +38,8 @@ def test_values_of_each_function(gm, gearmand, die):
     die("f", b"3\n", "exit 1", "--tries=2", "--delay=1h")
     gm("gm-submit", "-q", "f", input=b"1\n2\n")
     process = gm.start("gm-collectd", "--interval=0.2", env={"COLLECTD_HOSTNAME": "web.example", "COLLECTD_INTERVAL": "30.000"})
-    want = {("f", "waiting"): 2, ("f", "running"): 0, ("f", "workers"): 0, ("f", "delayed"): 1, ("f", "dead"): 2}
+    want = {("f", kind): value for kind, value in
+            {"waiting": 2, "running": 0, "workers": 0, "delayed": 1, "held": 0, "dead": 2}.items()}
     until(lambda: last(process) == want)
     assert process.out_path.read_text().startswith('PUTVAL "web.example/gearmang-f/gauge-waiting" interval=0.2 N:2\n')
     gm("gm-drop", "-q", "1", "2")
@@ -52,7 +53,7 @@ def test_names_that_would_break_an_identifier(gm, gearmand):
     for name in (HOSTILE, "a/../b", "100%", long):
         gm("gm-submit", "-q", name, input=b"1\n")
     process = gm.start("gm-collectd", "--interval=0.2")
-    until(lambda: len(last(process)) == 20)
+    until(lambda: len(last(process)) == 24)
     names = {function for function, _ in last(process)}
     assert names >= {"a%2f..%2fb", "100%25", "tab%09here é %1b[31m%22q%5c|"}
     assert [name for name in names if re.fullmatch("l{91}~[0-9a-f]{8}", name)]

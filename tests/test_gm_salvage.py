@@ -48,9 +48,9 @@ def test_jobs_in_queue_order_with_all_that_they_are(gm, place):
     make(place / "q.db", [("b", "f", 1, b"second", 0), ("a", "f", 0, b"\xff\0", 0), ("c", "g", 2, "text", 4102444800)])
     records = gm("gm-salvage", place / "q.db").records
     assert records == [
-        {"function": "f", "unique": "b", "priority": "normal", "envelope": None, "data": "second"},
-        {"function": "f", "unique": "a", "priority": "high", "envelope": None, "data_b64": "/wA="},
-        {"function": "g", "unique": "c", "priority": "low", "due": "2100-01-01T00:00:00Z", "envelope": None, "data": "text"}]
+        {"function": "f", "unique": "b", "wire_unique": "b", "priority": "normal", "data": "second"},
+        {"function": "f", "unique": "a", "wire_unique": "a", "priority": "high", "data_b64": "/wA="},
+        {"function": "g", "unique": "c", "wire_unique": "c", "priority": "low", "due": "2100-01-01T00:00:00Z", "data": "text"}]
 
 
 def queue(gearmand):
@@ -64,20 +64,27 @@ def queue(gearmand):
 
 
 def test_the_very_same_jobs_go_back(gm, new_gearmand):
-    """Envelopes, wire uniques, binary payloads, priorities, times: row for row what the old store held."""
+    """Envelopes, wire uniques and what they say, binary payloads, priorities, times: row for row what the old store held."""
     old = new_gearmand("old.db")
     at = {"GM_SERVERS": old.server}
     gm("gm-submit", "--priority=high", "f", "-", input=bytes(range(256)), env=at)
     gm("gm-submit", "f", "-", input=b'%gm1 {"attempts":2}\nlooks like one\n', env=at)   # it is wrapped
     gm("gm-submit", "dies", input=b"one\ntwo\n", env=at)
+    long = "long " * 12   # a unique that needs an envelope
+    gm("gm-submit", "-u", long, "dies", "-", input=b"three", env=at)
     gm("gm-work", "--until-empty", "--tries=1", "dies", "--", "false", env=at)
-    gm("bash", "-c", "gm-dead | gm-requeue -q", env=at)                             # ~uniques and envelopes
+    gm("bash", "-c", "gm-dead | gm-requeue -q", env=at)
     gm("gearman", "-h", "127.0.0.1", "-p", old.port, "-b", "-f", "c", "-u", "ends in~w", "payload")
-    later = {"function": "c", "unique": "later", "envelope": None, "due": "2100-01-01T00:00:00Z", "data": "x"}
+    later = {"function": "c", "unique": "later", "wire_unique": "later", "due": "2100-01-01T00:00:00Z", "data": "x"}
     gm("gm-submit", input=json.dumps(later).encode(), env=at)
     old.kill()
     before = queue(old)
-    assert len(before) == 6 and before[-1][-1] == 4102444800 and [row[0][0] for row in before].count("~") == 2
+    assert len(before) == 7 and before[-1][-1] == 4102444800 and [row[0][0] for row in before].count("~") == 5
+    records = {record["unique"]: record for record in gm("gm-salvage", old.store).records}
+    assert records[long]["envelope"]["requeues"] == records[long]["requeues"] == 1 and records[long]["data"] == "three"
+    requeued = [record for record in records.values() if record.get("requeues") == 1]
+    assert {record["data"] for record in requeued} == {"one", "two", "three"}
+    assert all(record["first_failed"].endswith("Z") and len(record["key"]) == 12 for record in requeued)
     new = new_gearmand("new.db")
     result = gm("bash", "-c", f"set -o pipefail; gm-salvage {old.store} | gm-submit -s {new.server}")
     assert len(result.records) == len(before) and result.err == b""
@@ -330,7 +337,8 @@ def test_row_ids_of_any_size_are_read_in_order(gm, place):
                    "VALUES (?, ?, 'f', 1, x'31', 0)", (row, unique))
     db.commit()
     db.close()
-    assert [record["unique"] for record in gm("gm-salvage", place / "q.db").records] == ["first", "minus", "u0", "u1", "u2", "last"]
+    uniques = [record["unique"] for record in gm("gm-salvage", place / "q.db").records]
+    assert uniques == ["first", "minus", "u0", "u1", "u2", "last"]
 
 
 def test_twins_are_shown_for_what_they_are_and_go_back_one_by_one(gm, gearmand, new_gearmand):
@@ -343,9 +351,9 @@ def test_twins_are_shown_for_what_they_are_and_go_back_one_by_one(gm, gearmand, 
     for state in ("live", "killed"):
         records = gm("gm-salvage", gearmand.store).records
         assert [record["data"] for record in records] == [str(number) for number in range(len(uniques))]
-        assert [record["unique"] for record in records[:5]] == [None] * 3 + ["-"] * 2 and records[7]["unique"] == "own"
-        assert [record.get("twin_of") for record in records] == ["", "", None, "-", None, "u" * 63, None, None]
-        assert records[5]["unique"] != records[6]["unique"] == "u" * 63
+        assert [record.get("unique") for record in records] == [None] * 3 + ["-"] * 2 + ["u" * 63] * 2 + ["own"]
+        stood = [record.get("wire_unique") for record in records]
+        assert len(set(stood)) == len(records) and stood[2] is None and stood[4] == "-" and stood[6:] == ["u" * 63, "own"]
         facts = {record["what"]: record for record in gm("gm-salvage", "--check", gearmand.store).records}
         assert (facts["jobs"]["count"], facts["twins"]["count"]) == (8, 4) and not any(fact["wrong"] for fact in facts.values())
         if state == "live":

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from conftest import free_port, until
-from helpers import HOSTILE, answering, silent, terminal
+from helpers import HOSTILE, answering, make_job_older, silent, terminal
 from helpers import status_of as of
 
 
@@ -109,8 +109,7 @@ def test_workers_in_trouble_stand_out(gm, gearmand):
         gm("gm-submit", "-q", name, input=b"1\n")
         gm.start("gm-work", name, "--", "sleep", "1000")
     until(lambda: len([r for r in gm("gm-status", "--workers").records if r.get("handle")]) == 2)
-    with gm.database() as db:
-        db.execute("UPDATE start SET started = started - 3600 * 4 WHERE function = 'hung'")
+    make_job_older(gm, "hung", 3600 * 4)
     first, *others = terminal(gm, "gm-status", "--workers").splitlines()[1:]
     assert first.startswith("\x1b[1;31mfile ") and "a job runs for 4h" in first
     assert len(others) >= 3 and not any(line.startswith("\x1b") for line in others)
@@ -127,7 +126,7 @@ def test_silent_servers_are_given_up_all_at_once(gm, gearmand, fake, options):
     gm("gm-submit", "-q", "f", input=b"x\n")
     mute = [silent(fake) for _ in range(20)]
     result = gm("gm-status", *options, "-s", ",".join([*mute, gearmand.server]), env={"GM_TIMEOUT": "0.5"}, status=1)
-    assert [line for line in result.err.decode().splitlines()] == [f"gm-status: {name}: no answer in 0.5 s" for name in mute]
+    assert result.err.decode().splitlines()[1:] == [f"gm-status: {name}: no answer in 0.5 s" for name in mute]
     assert b'"f"' in result.out or options == ("--workers",)
     gm("gm-status", *options, "-s", mute[0], env={"GM_TIMEOUT": "0.5"}, status=111)
 
@@ -188,12 +187,18 @@ def test_what_is_stuck_stands_out_on_a_terminal(gm, gearmand, die):
         until(lambda: of(gm, name)["running"] == 1)
     with gm.database() as db:
         until(lambda: db.execute("SELECT count(*) FROM start").fetchone()[0] == 3)
-        db.execute("UPDATE start SET started = started - 3600 * 4 WHERE function = 'hung'")
+    make_job_older(gm, "hung", 3600 * 4)
     lines = terminal(gm, "gm-status").splitlines()
-    marked = {line.split()[0].removeprefix("\x1b[1;31m"): line for line in lines if line.startswith("\x1b[1;31m")}
+    entries = "\n".join(lines).replace("\x1b[1;31m    ", "    ").split("\n")   # what is wrong may have a line of its own
+    marked = {}
+    for line in entries:
+        if line.startswith("\x1b[1;31m"):
+            marked[line.split()[0].removeprefix("\x1b[1;31m")] = line
+        elif line.startswith("    ") and line.endswith("\x1b[m"):
+            marked[list(marked)[-1]] += line
     assert list(marked) == ["broken", "hung", "late", "unmanned"]
-    assert all(line.endswith("\x1b[m") for line in marked.values())
-    assert [line.split()[0] for line in lines[5:]] == ["a-fine", "z-fine"] and lines[0].split()[0] == "function"
+    assert [line.split()[0] for line in lines if line and "fine" in line.split()[0]] == ["a-fine", "z-fine"]
+    assert not any(line.startswith("\x1b") for line in lines[-2:]) and lines[0].split()[0] == "function"
     for name, trouble in (("broken", "1 dead, the oldest for 2d"), ("hung", "a job runs for 4h"),
                           ("late", "1 overdue"), ("unmanned", "no worker")):
         assert trouble in marked[name]
@@ -211,3 +216,65 @@ def test_what_no_server_could_tell_is_null_and_not_0(gm, gearmand, die):
     record, = gm("gm-status", "-s", "127.0.0.1:1", status=111).records
     assert record["waiting"] is record["running"] is record["workers"] is record["high"] is None and record["dead"] == 1
     assert record["trouble"].startswith("no server can be reached; ")
+
+
+def test_functions_by_glob_and_only_busy_ones(gm, fake, die):
+    die("dead", b"1\n")
+    server = answering(fake, b"idle\t0\t0\t3\nwaiting\t2\t0\t1\nrunning\t1\t1\t1\nlonely\t1\t0\t0\n")
+    names = [record["function"] for record in gm("gm-status", "-s", server).records]
+    assert names == ["dead", "idle", "lonely", "running", "waiting"]
+    assert [record["function"] for record in gm("gm-status", "--busy", "-s", server).records] == [
+        name for name in names if name != "idle"]
+    for options in ((), ("--by-server",), ("--workers",)):
+        found = gm("gm-status", *options, "-f", "*ing", "-s", server).records
+        assert {record["function"] for record in found} == ({"running", "waiting"} if options != ("--workers",) else set())
+    text = gm("gm-status", "--prometheus", "-f", "dead", "-s", server).out
+    assert b'gearmang_dead_jobs{function="dead"} 1' in text and b"waiting_jobs{" not in text
+    assert b"--busy and --workers: only one" in gm("gm-status", "--busy", "--workers", status=2).err
+
+
+def test_workers_by_glob(gm, gearmand):
+    for name in ("one", "other"):
+        gm.start("gm-work", name, "--", "cat")
+    until(lambda: {b"one", b"other"} <= set(gearmand.status()))
+    until(lambda: {(record["source"], record.get("function") or record["functions"][0])
+                   for record in gm("gm-status", "--workers", "-f", "on?").records} == {("gearmand", "one"), ("file", "one")})
+
+
+def test_a_quarantine_file_that_was_named_and_is_not_there_is_said(gm, fake):
+    server = answering(fake, b"f\t1\t0\t1\n")
+    result = gm("gm-status", "-s", server, env={"GM_QUARANTINE": "/nowhere/q.db"})
+    assert result.err.count(b"\n") == 1 and b"/nowhere/q.db: no such file: " in result.err and result.records
+    result = gm("gm-status", "-s", server, "--quarantine=/nowhere/q.db", status=1)
+    assert result.err.count(b"\n") == 1 and b"/nowhere/q.db: no such file: " in result.err and result.records
+    env = {"GM_QUARANTINE": None, "XDG_STATE_HOME": str(gm.home)}
+    assert gm("gm-status", "-s", server, env=env).err == b""   # nothing was quarantined yet
+
+
+def test_thirty_idle_functions_hide_none_in_trouble(gm, fake):
+    rows = b"".join(b"idle-%02d\t0\t0\t1\n" % n for n in range(30)) + b"z-stuck\t1\t0\t0\nz-busy\t1\t1\t1\n"
+    server = answering(fake, rows)
+    shown = terminal(gm, "gm-status", "-s", server)
+    lines = [line for line in shown.splitlines() if "quarantine.db" not in line]
+    assert len(lines) == 4 and "z-stuck" in shown and "z-busy" in shown
+    assert "30 idle functions are not shown: gm-status -f '*' shows all" in shown
+    assert "idle-29" in terminal(gm, "gm-status", "-s", server, "-f", "*")
+    assert len(gm("gm-status", "--table", "-s", server).out.splitlines()) == 33
+
+
+def test_no_sample_is_there_twice(gm, fake):
+    """Names that read alike, or that a server lists twice."""
+    server = answering(fake, b"\xff\t1\t0\t1\n\\xff\t2\t0\t1\nf\t1\t0\t1\nf\t2\t0\t1\n")
+    found = samples(gm("gm-status", "--prometheus", "-s", server).out)
+    assert found["gearmang_waiting_jobs", ("function", "\\xff"), ("server", server)] == 3
+    assert found["gearmang_waiting_jobs", ("function", "f"), ("server", server)] == 3
+
+
+def test_priorities_of_a_server_that_counts_to_one_are_null(gm, fake):
+    """As gearmand up to 1.1.19: what it cannot tell is null, and what it can is kept."""
+    server = answering(fake, b"many\t5\t0\t1\none\t1\t0\t1\nnone\t0\t0\t1\n",
+                       priorities=b"many\t0\t1\t1\t1\none\t0\t1\t0\t1\nnone\t0\t0\t0\t1\n")
+    found = {record["function"]: [record[name] for name in ("high", "normal", "low")]
+             for record in gm("gm-status", "-s", server).records}
+    assert found == {"many": [None] * 3, "one": [0, 1, 0], "none": [0, 0, 0]}
+    assert b'queued_jobs{server="%s",function="many"' % server.encode() not in gm("gm-status", "--prometheus", "-s", server).out

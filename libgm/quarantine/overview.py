@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+
 from libgm.quarantine import outages, pauses, processes, starts
 from libgm.quarantine.file import Store, raw
 
@@ -12,6 +14,11 @@ OVERDUE = "SELECT function, count(*) FROM job WHERE state = 'delayed' AND due < 
 RUNNING = "SELECT function, process, run, started FROM start"
 STARTS = "SELECT process, run, started, unique_, handle, server, attempts, mark FROM start"
 PROCESSES = "SELECT id, tool, host, pid, started, function FROM process ORDER BY id"
+ENTERED = "SELECT id, tool, host, namespace, pid, pid_start, started, function FROM process ORDER BY id"
+BEGUN = ("SELECT process, run, function, unique_, handle, started, attempts FROM start WHERE process <> ? "
+         "ORDER BY process, run")
+KNOWN = ("SELECT function FROM job UNION SELECT function FROM start UNION SELECT function FROM process WHERE function NOT NULL "
+         "UNION SELECT function FROM audit WHERE function NOT NULL")
 DIED = "SELECT function, count(*) FROM job WHERE state = 'dead' AND last_failed > ? GROUP BY function"
 
 
@@ -51,6 +58,12 @@ def pauses_now(store: Store, now: float) -> list[pauses.Pause]:
     return pauses.standing(store, now) if store.version >= 3 else []
 
 
+def known(store: Store) -> set[bytes]:
+    """The functions that the file knows from jobs, now or before, and from processes and pauses."""
+    more = " UNION SELECT function FROM tally UNION SELECT function FROM pause" if store.version >= 3 else ""
+    return {raw(function) for function, in store.rows(KNOWN + more)}
+
+
 def died_since(store: Store, since: float) -> dict[bytes, int]:
     """How many dead jobs of each function died after `since` (epoch seconds)."""
     return {raw(function): count for function, count in store.rows(DIED, (since,))}
@@ -68,3 +81,18 @@ def workers(store: Store) -> list[tuple]:
             begun[process] = (since, raw(unique), *rest)
     return [(ident, tool, host, pid, started, None if function is None else raw(function), processes.lives(store, ident),
              begun.get(ident)) for ident, tool, host, pid, started, function in store.rows(PROCESSES)]
+
+
+Entered = collections.namedtuple("Entered", "ident tool host namespace pid pid_start started function")
+Begun = collections.namedtuple("Begun", "process run function unique handle started attempts")
+
+
+def processes_entered(store: Store) -> list[Entered]:
+    """The processes in the file, whether they live or not; function: bytes, or None."""
+    return [Entered._make((*row[:-1], None if row[-1] is None else raw(row[-1]))) for row in store.rows(ENTERED)]
+
+
+def starts_entered(store: Store) -> list[Begun]:
+    """The starts in the file that a process owns."""
+    return [Begun(process, run, raw(function), raw(unique), *rest)
+            for process, run, function, unique, *rest in store.rows(BEGUN, (starts.NOBODY,))]

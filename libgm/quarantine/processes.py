@@ -162,6 +162,17 @@ def held(path: str, ident: int) -> bool:
     return locker(_descriptor(path), ident) is not None
 
 
+def holder(store: Store, ident: int) -> int | None:
+    """The pid of the process that holds ident, by the kernel; 0 where our pid namespace has none for it.
+
+    None where nobody holds it. Raises Unavailable.
+    """
+    try:
+        return locker(_descriptor(store.path), ident) if os.path.exists(f"{store.path}-alive") else None
+    except OSError as error:
+        raise Unavailable(f"{store.path}-alive: cannot look at locks: {reason(error)}") from None
+
+
 def locker(fd: int, start: int, length: int = 1) -> int | None:
     """The pid of another process that holds a lock on those bytes of a file, 0 where our pid namespace has none for it.
 

@@ -22,6 +22,8 @@ from libgm.tools import reap, status
 from libgm.units import SECONDS
 
 DEFAULTS = {"queue": ("10", "100"), "workers": ("", ""), "age": ("5m", "15m"), "dead": ("0", ""), "server": ("", "")}
+OWN = b"gm-check"   # the function of --round-trip
+TICK = 0.005        # seconds that a client and a worker of one thread wait in turn
 NAMED = 5     # problems in the line; the others are counted
 SHOWN = 50    # metrics in the performance data: Nagios reads no more than a few kB
 SEVERITY = (Ok, Warn, Unknown, Critical)
@@ -97,7 +99,7 @@ class Survey(Resource):
     """What a mode finds; each mode is a method of that name.
 
     .facts: (state, text). .judged: (text, value) for the ranges. .shown: (label, value) for the performance data. .fine:
-    the text where all is well.
+    the text where all is well. .known: the functions of the servers, None before they are asked. .down: a server did not answer.
 
     servers: of address.parse_servers(). path: of the quarantine file. function, exclude: globs, or None. limit: seconds
     for each answer.
@@ -109,6 +111,8 @@ class Survey(Resource):
         self.judged: list[tuple] = []
         self.shown: list[tuple] = []
         self.unit, self.fine = "", ""
+        self.known: set[bytes] | None = None
+        self.down = False
 
     def probe(self):
         """nagiosplugin's question: all of it as metrics."""
@@ -120,8 +124,8 @@ class Survey(Resource):
             yield Metric(label(name), value, self.unit, min=0, context="shown")
 
     def wants(self, function: bytes) -> bool:
-        return (self.function is None or names.matches(function, self.function)) and \
-            not (self.exclude and names.matches(function, self.exclude))
+        asked = function != OWN if self.function is None else names.matches(function, self.function)
+        return asked and not (self.exclude and names.matches(function, self.exclude))
 
     def store(self) -> Store:
         return Store(self.path, readonly=True, busy=self.limit)
@@ -131,20 +135,37 @@ class Survey(Resource):
 
         A function that is named, not matched by a glob, has a row also where no server knows it.
         """
-        found, errors = status.queues(self.servers)
-        self.facts += [(Unknown, str(error)) for error in errors]
+        found, problems = status.queues(self.servers)
+        self.facts += [(Unknown, str(problem)) for problem in problems]
+        self.heard({row["function"] for _, rows in found for row in rows}, problems)
         starved = []
         for server, rows in found:
             rows = [row for row in rows if self.wants(row["function"])]
             self.add_below_zero(server, [(row["function"], row["running"]) for row in rows])
             starved += [(row["function"], row["waiting"], server) for row in rows if row["waiting"] and not row["workers"]]
         wanted = [row for row in status.functions(found) if self.wants(row["function"])]
-        if self.function is not None and found and not wanted:
-            if names.is_glob(self.function):
-                self.facts.append((Unknown, f"no function matches {self.function}"))
-            else:
-                wanted = [status.empty(os.fsencode(self.function))]
+        if self.function is not None and found and not wanted and not names.is_glob(self.function):
+            wanted = [status.empty(os.fsencode(self.function))]
         return wanted, starved
+
+    def heard(self, functions: set[bytes], problems: list) -> None:
+        """Note the functions of the servers that answered."""
+        self.known = functions
+        self.down = any(isinstance(problem, Unavailable) for problem in problems)
+
+    def add_unknown(self) -> None:
+        """Report a function that was asked for and nobody knows: a name that is mistyped must not be OK for ever."""
+        if self.function is None:
+            return
+        if self.known is None:
+            found, problems = status.queues(self.servers)
+            self.heard({row["function"] for _, rows in found for row in rows}, problems)
+        file = self.file()
+        known = (self.known or set()) | (overview.known(file) if file else set())
+        if not self.down and not any(map(self.wants, known)):
+            asked = names.text(os.fsencode(self.function))
+            self.facts.append((Unknown, f"no function matches {asked}" if names.is_glob(self.function) else
+                               f"{asked}: no such function on a server or in the quarantine file"))
 
     def file(self) -> Store | None:
         """The quarantine file where there is one that can be read: what is in it is of use, but not asked for."""
@@ -190,16 +211,19 @@ class Survey(Resource):
         starved = [each for each in starved if each[0] not in paused]
         self.facts += [(Critical, f"{names.text(function)}: {waiting} waiting without a worker on {server}")
                        for function, waiting, server in starved]
-        if not rows and not self.facts and not paused:
+        if not rows and not self.facts and not paused and self.function is None:
             self.facts.append((Unknown, "no functions, and so no workers"))
         self.add_rows(sorted(rows, key=lambda row: row["workers"]), "workers")
         self.fine = "; ".join([self.fine, *(f"{names.text(function)} {said}" for function, said in sorted(paused.items()))])
 
     def age(self) -> None:
-        """What gm-reap would list."""
+        """What gm-reap would list, and jobs that should have been released."""
         oldest = {"worker": 0.0, "job": 0.0}
-        self.unit = "s"
-        for entry in sorted(reap.overstaying(self.store(), -1.0, -1.0), key=lambda entry: -(entry["age"] or 0)):
+        self.unit, store = "s", self.store()
+        self.facts += [(Warn, f"{names.text(function)}: {known['overdue']} overdue, no gm-work releases them")
+                       for function, known in overview.functions(store, time.time(), status.LATE).items()
+                       if known["overdue"] and self.wants(function)]
+        for entry in sorted(reap.overstaying(store, -1.0, -1.0), key=lambda entry: -(entry["age"] or 0)):
             kind, function = entry["kind"], job.get(entry, "function") or b""
             if kind == "orphan":
                 self.facts.append((Warn, f"process {entry['pid']} is of a job whose worker is dead"))
@@ -226,22 +250,61 @@ class Survey(Resource):
         self.fine = f"{total} dead{within}"
         self.add_brakes()
 
-    def server(self) -> None:
+    def server(self, round_trip: bool) -> None:
+        """round_trip: have each server hand out a job of ours, and its result."""
         from libgm.gearman.admin import BadLine, ask_all
         self.unit = "s"
 
         def ask(admin):
             began = time.monotonic()
-            queues = admin.queues()   # what every server answers
-            return round(time.monotonic() - began, 6), admin.version(), queues
+            queues = admin.queues()   # every server answers that
+            seconds = round(time.monotonic() - began, 6)
+            return seconds, admin.version(), queues, do_job(admin.server) if round_trip else None
         answers, problems = ask_all(self.servers, ask)
-        for server, (seconds, version, queues) in answers:
+        self.heard({queue.function for _, (_, _, queues, _) in answers for queue in queues}, problems)
+        for server, (seconds, version, queues, done) in answers:
             self.add_below_zero(server, [(queue.function, queue.running) for queue in queues if self.wants(queue.function)])
             told = f"version {version.removeprefix('OK ')} " if version else ""
             self.judged.append((f"{server}: {told}answered in {seconds:.3f} s", seconds))
             self.shown.append((f"{server}_time", seconds))
+            if done is not None:
+                self.judged.append((f"{server}: did a job in {done:.3f} s", done))
+                self.shown.append((f"{server}_round_trip", done))
         self.facts += [(Warn if isinstance(problem, BadLine) else Critical, str(problem)) for problem in problems]
         self.fine = ", ".join(text for text, _ in self.judged[:NAMED])
+
+
+def do_job(server) -> float:
+    """Submit a job of our own to a server and work it; the seconds from its submission to its result. Raises Unavailable.
+
+    Two checks at once may do each other's jobs: each works until it has its own result.
+    """
+    from libgm.gearman.client import Submitter
+    from libgm.gearman.connection import ServerLost
+    from libgm.gearman.worker import Worker
+    data, limit = job.new_unique(), address.timeout()
+    results: list[str | None] = []   # None: our job is done
+    worker = Worker([server], OWN, b"gm-check")
+    submitter = Submitter([server], wait=True, on_refuse=lambda _, error: results.append(str(error)),
+                          on_result=lambda _, ok, result, *__: results.append(None if result == data else "another result"))
+    began = time.monotonic()
+    try:
+        worker.connect()
+        submitter.submit(OWN, data, data, "high", None)
+        while not results:
+            if time.monotonic() > began + limit:
+                raise ServerLost(f"{server}: a job was not done in {limit:g} s")
+            submitter.pump(TICK)
+            assigned = worker.next(TICK)
+            if assigned is not None:
+                assigned.complete(assigned.data)
+                assigned.flush()
+        if results[0] is not None:
+            raise ServerLost(f"{server}: a job was not done: {results[0]}")
+        return round(time.monotonic() - began, 6)
+    finally:
+        submitter.close()
+        worker.close()
 
 
 def judge(survey: Survey, mode: str, warning: Range, critical: Range) -> tuple[int, str]:

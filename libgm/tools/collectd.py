@@ -36,15 +36,16 @@ class Gauges:
 
     def round(self) -> bytes:
         """The lines of one interval; none for a value that cannot be had."""
-        found, errors = status.queues(self.servers)
-        rows, kinds = status.functions(found), status.COUNTS if found else ()
+        found, problems = status.queues(self.servers)
+        rows = status.functions(found)
+        kinds: tuple[str, ...] = status.COUNTS if found else ()
         try:
             if os.path.exists(self.path):   # it may come and go
                 rows = self.with_quarantine(rows)
             kinds += status.KEPT
         except Unavailable as error:
-            errors.append(error)
-        self.report([str(error) for error in errors])
+            problems.append(error)
+        self.report([str(problem) for problem in problems])
         counts = {row["function"]: row for row in rows}
         self.known |= set(counts)
         return "".join(self.line(function, kind, counts[function][kind] if function in counts else 0)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 
-from libgm import job
+from libgm import job, wire
 from libgm.errors import NO, OK, BadRecord, Unavailable
 from libgm.quarantine.file import reason_of
 from libgm.shell.lines import safe
@@ -130,22 +131,29 @@ MARK = tuple(text.encode() for text in twins.MARK)   # a row that is no job
 
 
 def record(row: tuple, twin_of: bytes | None = None) -> dict:
-    """A job's record as it stands.
+    """A job's record.
 
-    `envelope` is always there, null where the job has none; `due` is there for a job that waits for a time, and `twin_of`,
-    the unique that the job came with, where its row was renamed.
+    `unique` is the job's own, `wire_unique` the one that it stands under, with what that says in fields of its own; `envelope`
+    and `due` are there where the job has them, like these. twin_of: of Queue.twin_of().
     """
     _, unique, function, priority, data, when = row
-    envelope, payload = job.unwrap(octets(data))
+    function, stood, data = octets(function), whole(unique), octets(data)
+    own, header, payload = wire.unpack(function, stood if twin_of is None else twin_of, data)
     made: dict = {}
-    job.put(made, "function", octets(function))
-    job.put(made, "unique", (twin_of if twin_of in (b"", b"-") else whole(unique)) or None)
-    if twin_of is not None:
-        job.put(made, "twin_of", twin_of)
+    job.put(made, "function", function)
+    for name, value in (("unique", own), ("wire_unique", stood)):
+        if value:
+            job.put(made, name, value)
     made["priority"] = job.PRIORITIES[priority] if priority in (0, 1, 2) else "normal"
     if isinstance(when, int) and when > 0:
         made["due"] = iso(min(when, LATEST))
-    made["envelope"] = envelope and envelope.record()
+    known = header.fields()
+    known.pop("priority", None)
+    if "first_failed" in known:
+        known["first_failed"] = iso(min(known["first_failed"], LATEST))
+    made.update(known)
+    if payload is not data:
+        made["envelope"] = json.loads(data[len(wire.MARK):len(data) - len(payload)])
     job.put(made, "data", payload)
     return made
 
@@ -161,8 +169,12 @@ def whole(unique) -> bytes:
     return found[:-1] if len(found) == job.MAX_UNIQUE + 1 and found.endswith(b"\0") else found
 
 
-LISTED = [("function", lambda record: shown(record, "function")), ("unique", lambda record: shown(record, "unique")),
-          ("priority", lambda record: record["priority"]), ("due", lambda record: record.get("due", "")),
+def own_unique(record: dict) -> str:
+    """The unique of a record, which may have none, as a cell."""
+    return shown(record, "unique") if {"unique", "unique_b64"} & set(record) else ""
+
+
+LISTED = [("function", lambda record: shown(record, "function")), ("unique", own_unique), ("priority", lambda record: record["priority"]), ("due", lambda record: record.get("due", "")),
           ("payload", lambda record: shown(record, "data")[:CELL])]
 CHECKED = [("what", lambda record: record["what"]), ("count", lambda record: record["count"]),
            ("", lambda record: "WRONG" if record["wrong"] else ""), ("detail", lambda record: record["detail"])]
@@ -240,7 +252,7 @@ def facts(queue: Queue):
     if queue.user is not None and not queue.wal:
         yield "pages", 0, False, "not checked: gearmand could not write meanwhile"
         return
-    for count, (problem,) in enumerate(integrity(queue), 1):
+    for problem, in integrity(queue):
         yield "damage", 1, True, safe(problem.decode("utf-8", "replace"))
 
 
@@ -254,8 +266,9 @@ def integrity(queue: Queue) -> list:
 
 def jobs(queue: Queue):
     """Yield facts about the rows: those that gearmand does not start on, and those that gm-submit refuses."""
-    total, waiting, renamed, kinds = 0, 0, 0, {}
-    first: dict = {}
+    total = waiting = renamed = 0
+    kinds: dict[str, int] = {}
+    first: dict[str, tuple] = {}
     for row in queue.rows():
         total += 1
         waiting += isinstance(row[5], int) and row[5] > time.time()
@@ -292,7 +305,8 @@ def wrong(row: tuple) -> list[str]:
         found.append("no priority")
     if late(row):
         found.append("time")
-    for kind, check, value in (("unique", job.check_unique, whole(unique) or b"-"), ("function", job.check_function, octets(function))):
+    for kind, check, value in (("unique", job.check_unique, whole(unique) or b"-"),
+                               ("function", job.check_function, octets(function))):
         try:
             check(value)
         except BadRecord:

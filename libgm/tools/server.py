@@ -8,6 +8,7 @@ import os
 
 from libgm.errors import NOT_FOUND, CannotRun, Unavailable, Usage, reason
 from libgm.quarantine.file import check_place, make
+from libgm.shell import places
 from libgm.tools import twins
 
 SBIN = "/usr/local/sbin:/usr/sbin:/opt/homebrew/sbin"   # where gearmand may be without being on a user's PATH
@@ -39,14 +40,8 @@ CURES = (   # column, type, value in its place
 
 
 def default_store() -> str:
-    """The path of the store without --store. Make its folder in the user's home. Raises Unavailable."""
-    system = "/var/lib/gearmang"
-    if os.path.isdir(system) and os.access(system, os.W_OK | os.X_OK):
-        return os.path.join(system, "gearmand.db")
-    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    if state.startswith("~"):
-        raise Unavailable("no home directory for the store: give --store=FILE")
-    folder = os.path.join(state, "gearmang")
+    """The path of the store without --store. Make its folder in the user's home. Raises Usage, Unavailable."""
+    folder = places.state_folder("--store", "gearmand.db")
     try:
         os.makedirs(folder, 0o700, exist_ok=True)
     except OSError as error:
@@ -144,10 +139,10 @@ def prepare(store: str) -> tuple[int, int]:
     """Make the store or repair it. Return how many jobs are in it, and how many were repaired. Raises Unavailable."""
     import sqlite3
     path = os.path.realpath(store)
-    check_place(path)
     try:
         if os.path.islink(store):
             os.stat(store)   # no file is made through a link
+        check_place(path)
         make(path)
         flock(path, store)   # by whatever name another has it; flock() and SQLite's fcntl() locks do not meet
     except OSError as error:

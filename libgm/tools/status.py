@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 from libgm import job, names
@@ -14,7 +13,7 @@ from libgm.shell.table import Listing, shown
 from libgm.units import age, iso
 
 COUNTS = ("waiting", "running", "workers")       # of a server
-KEPT = ("delayed", "held", "dead")                    # of the quarantine file
+KEPT = ("delayed", "held", "dead")               # of the quarantine file
 LATE = 5.0        # seconds after its time that a retry is overdue
 OVERSTAY = 900.0  # seconds after which a running job is shown as trouble
 
@@ -28,9 +27,19 @@ def queues(servers: list) -> tuple[list[tuple], list[Error]]:
     """
     from libgm.gearman.admin import Admin, ask_all
     answers, problems = ask_all(servers, Admin.queues)
-    return [(server, [{"function": queue.function, "waiting": max(0, queue.total - max(0, queue.running)),
-                       "running": queue.running, "workers": queue.workers, **dict(zip(job.PRIORITIES, queue[4:]))}
+    return [(server, [{"function": queue.function, "waiting": waiting(queue), "running": queue.running,
+                       "workers": queue.workers, **dict(zip(job.PRIORITIES, priorities(queue)))}
                       for queue in found]) for server, found in answers], problems
+
+
+def waiting(queue) -> int:
+    return max(0, queue.total - max(0, queue.running))
+
+
+def priorities(queue) -> tuple:
+    """The queued jobs by priority; None each where the server does not tell: up to 1.1.19, gearmand says 1 for any number."""
+    counts = queue[4:]
+    return (None,) * 3 if None in counts or (max(counts) == 1 and sum(counts) < waiting(queue)) else counts
 
 
 def functions(found: list[tuple]) -> list[dict]:
@@ -69,7 +78,7 @@ def add_quarantine(rows: list[dict], store: Store) -> list[dict]:
         row.update({name: known[name] for name in ("delayed", "held", "dead", "overdue")},
                    oldest_dead=iso(known["oldest_dead"]), oldest_start=iso(known["oldest_start"]))
     for pause in overview.pauses_now(store, now):
-        if not names.is_glob(os.fsdecode(pause.glob)):
+        if not names.is_glob(pause.glob):
             found.setdefault(pause.glob, empty(pause.glob))
         for function, row in found.items():
             if pause.covers(function):
@@ -127,7 +136,7 @@ class Snapshot:
                      "trouble": ["no server can be reached", *row["trouble"]]} for row in rows]
         return [{**named(row["function"]), **{name: value for name, value in row.items() if name != "function"},
                  "trouble": "; ".join(row["trouble"]) or None} for row in sorted(rows, key=lambda row: row["function"])
-                if not self.busy or row["trouble"] or any(row[name] for name in ("waiting", "running", *KEPT))]
+                if not self.busy or busy(row)]
 
     def days(self) -> list[dict]:
         """A record per function and day (UTC), the oldest day first: runs that were done, and that failed."""
@@ -142,7 +151,7 @@ class Snapshot:
 
     def by_server(self) -> list[dict]:
         """A record per function and server; one with server null for what the quarantine file has of it."""
-        found = [(str(server), row) for server, rows in self.queues() for row in rows]
+        found: list[tuple[str | None, dict]] = [(str(server), row) for server, rows in self.queues() for row in rows]
         found += [(None, row) for row in self.quarantine([])]
         done = []
         for server, row in sorted(found, key=lambda pair: pair[1]["function"]):
@@ -183,6 +192,27 @@ class Snapshot:
                 f"a job runs for {age(now - since)}" if since and now - since > OVERSTAY else None
             done.append(record)
         return done
+
+
+def busy(row: dict) -> bool:
+    """Whether a function has jobs, or is in trouble."""
+    return bool(row["trouble"] or any(row[name] for name in ("waiting", "running", *KEPT)))
+
+
+def in_order(records: list[dict], fold: bool) -> list[dict]:
+    """The records as a table shows them, those in trouble first.
+
+    fold: leave out idle functions if there are more than a screen holds, so that none in trouble scrolls away. Warn of it.
+    """
+    import shutil
+    found = sorted(records, key=lambda record: not record.get("trouble"))
+    lines = 2 + len(found) + sum(bool(record.get("trouble")) for record in found)   # what is wrong may have a line of its own
+    if fold and lines > shutil.get_terminal_size((80, 24)).lines:
+        shown = [record for record in found if busy(record)]
+        if shown and len(shown) < len(found):
+            warn(f"{len(found) - len(shown)} idle functions are not shown: gm-status -f '*' shows all")
+            return shown
+    return found
 
 
 def named(function: bytes) -> dict:
@@ -228,7 +258,7 @@ def show(snapshot: Snapshot, view: str, args: dict, unread: Error | None) -> boo
     if view == "prometheus":
         from libgm.shell.lines import Output
         from libgm.tools import prometheus
-        text = prometheus.text(snapshot, False if unread else snapshot.store and True)
+        text = prometheus.text(snapshot, False if unread else True if snapshot.store else None)
     else:
         make, columns = VIEWS[view]
         records = make(snapshot)
@@ -244,7 +274,9 @@ def show(snapshot: Snapshot, view: str, args: dict, unread: Error | None) -> boo
         listing = Listing(args, columns, "days counted yet" if view == "days" else
                           f"{'workers' if view == 'workers' else 'functions'} on {where}",
                           stands_out=lambda record: record.get("trouble"))
-        for record in sorted(records, key=lambda record: not record.get("trouble")) if listing.table else records:
+        if listing.table:
+            records = in_order(records, listing.terminal and view == "functions" and snapshot.glob is None)
+        for record in records:
             listing.add(record)
         listing.close()
     return none_up

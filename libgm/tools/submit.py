@@ -8,6 +8,10 @@ from libgm.shell.lines import Output, ReaderGone
 from libgm.shell.messages import summarize, warn
 from libgm.shell.progress import Progress
 
+TYPE_CHECKING = False   # as mypy reads it; the client is imported when there is a job
+if TYPE_CHECKING:
+    from libgm.gearman import client
+
 WINDOW, WAITED = 1000, 64   # submissions that are not acknowledged yet; jobs whose results are waited for
 
 
@@ -17,7 +21,7 @@ class Submission:
     def __init__(self, servers: str, wait: bool, strict: bool, output: Output):
         self.servers, self.wait, self.strict, self.output = servers, wait, strict, output
         self.status, self.accepted, self.failed, self.refused = OK, 0, 0, False
-        self.submitter = None
+        self.submitter: client.Submitter | None = None
         self.progress = Progress("jobs", quiet=output.quiet)
 
     def run(self, source) -> int:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import array
 import collections
-import fcntl
 import re
 import select
 import socket
-import termios
 import time
 
 from libgm.errors import Usage
+from libgm.gearman.tcp import unacknowledged
 from libgm.shell.lines import safe
 from libgm.tools.events import host_port, text
 
@@ -56,21 +54,30 @@ class Local:
     """The datagram socket of this machine's daemon. A message has arrived when send() returns."""
 
     def __init__(self, path: str):
-        self.path, self.socket = path, None
+        self.path = path
+        self.socket: socket.socket | None = None
 
     def __str__(self) -> str:
         return self.path
 
     def connect(self) -> socket.socket:
         found = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        found.connect(self.path)
+        found.settimeout(1)
+        try:
+            found.connect(self.path)
+        except OSError:
+            found.close()
+            raise
         return found
 
-    def send(self, data: bytes) -> None:
+    def opened(self) -> socket.socket:
+        """The socket, connected."""
         if self.socket is None:
             self.socket = self.connect()
-            self.socket.settimeout(1)
-        self.socket.send(data)
+        return self.socket
+
+    def send(self, data: bytes) -> None:
+        self.opened().send(data)
 
     def unconfirmed(self) -> int:
         return 0
@@ -112,7 +119,7 @@ class UDP(Local):
         self.sent = time.monotonic()
 
     def unconfirmed(self) -> int:
-        error = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        error = self.opened().getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
             raise OSError(error, "connection refused")
         return int(time.monotonic() < self.sent + SETTLING)
@@ -128,23 +135,21 @@ class TCP(UDP):
         self.close()
 
     def send(self, data: bytes) -> None:
-        if self.socket is not None and self.gone():
+        if self.gone():
             raise ConnectionResetError("the receiver closed the connection")
         frame = b"%d %b" % (len(data), data)
-        if self.socket is None:
-            self.socket = self.connect()
-        self.socket.sendall(frame)
+        self.opened().sendall(frame)
         self.bytes += len(frame)
         self.ends.append(self.bytes)
 
     def gone(self) -> bool:
         """Whether the receiver has closed its end; it sends nothing else."""
-        return bool(select.select([self.socket], [], [], 0)[0]) and self.socket.recv(1, socket.MSG_PEEK) == b""
+        opened = self.opened()
+        return bool(select.select([opened], [], [], 0)[0]) and opened.recv(1, socket.MSG_PEEK) == b""
 
     def unconfirmed(self) -> int:
-        left = array.array("i", [0])
-        fcntl.ioctl(self.socket.fileno(), termios.TIOCOUTQ, left)
-        while self.ends and self.ends[0] <= self.bytes - left[0]:
+        arrived = self.bytes - unacknowledged(self.opened())
+        while self.ends and self.ends[0] <= arrived:
             self.ends.popleft()
         if self.ends and self.gone():
             raise ConnectionResetError("the receiver closed the connection")
@@ -152,12 +157,13 @@ class TCP(UDP):
 
     def close(self) -> None:
         super().close()
-        self.bytes, self.ends = 0, collections.deque()   # sent, and where in them the unconfirmed messages end
+        self.bytes = 0   # sent
+        self.ends: collections.deque[int] = collections.deque()   # where in them the unconfirmed messages end
 
 
 def transport(place: str | None, tcp: bool) -> Local:
     """The transport that an operand names: a path or nothing, the local socket; HOST[:PORT]. Raises Usage."""
-    if place is None or "/" in place and "://" not in place:
+    if place is None or ("/" in place and "://" not in place):
         if tcp:
             raise Usage("--tcp: for HOST:PORT only")
         return Local(place or "/dev/log")

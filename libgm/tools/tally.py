@@ -36,8 +36,9 @@ class Sketch(BaseDDSketch):
                          zero_count=0.0)
 
     def record(self) -> dict:
-        found = {"count": int(self.count)}
-        found.update({name: short(min(self._max, max(self._min, self.get_quantile_value(q)))) for name, q in QUANTILES})
+        found: dict[str, float] = {"count": int(self.count)}
+        for name, quantile in QUANTILES:
+            found[name] = short(min(self._max, max(self._min, self.get_quantile_value(quantile) or 0.0)))
         found["max"] = self._max
         return found
 
@@ -78,7 +79,8 @@ class Tally:
     def clear(self) -> None:
         self.rows: dict[tuple, Row] = {}
         self.sketches = 0
-        self.first = self.last = None         # epoch seconds of the earliest and the latest event
+        self.first: float | None = None       # epoch seconds of the earliest event
+        self.last = 0.0                       # and of the latest
         self.opened = 0.0                     # time.monotonic() of the first event
         self.seen: object = None              # the last event's time as it was typed
 
@@ -150,7 +152,7 @@ class Tally:
         """
         if self.first is None:
             return []
-        span = self.every if over else self.last - self.first + 1   # times are whole seconds
+        span = self.every if over and self.every else self.last - self.first + 1   # times are whole seconds
         done = []
         for (function, kind), row in sorted(self.rows.items()):
             numbers = {name: sketch.record() for name, sketch in sorted(row.numbers.items())}
@@ -195,8 +197,8 @@ def edges(low: float, high: float) -> list[float]:
         return [-step for step in reversed(edges(-high, -low))] if low < 0 else [0.0, 1.0]
     zero = low == 0
     low = low or high / 1000
-    found = [float(f"{digit}e{power}") for power in range(int(f"{low:e}".partition("e")[2]), int(f"{high:e}".partition("e")[2]) + 2)
-             for digit in (1, 2, 5)]
+    first, last = (int(f"{end:e}".partition("e")[2]) for end in (low, high))
+    found = [float(f"{digit}e{power}") for power in range(first, last + 2) for digit in (1, 2, 5)]
     first = max(0, bisect.bisect_right(found, low) - 1)
     steps = found[first:bisect.bisect_right(found, high) + 1]
     return [0.0, *steps] if zero else steps
