@@ -38,7 +38,7 @@ def worker_of(*servers, function: bytes = b"f", **options) -> Worker:
 
 def pumped(worker: Worker, predicate):
     """Let a worker send and receive until predicate() is true."""
-    return until(lambda: worker.attend(0.01, ()) and False or predicate())
+    return until(lambda: (worker.attend(0.01, ()) and False) or predicate())
 
 
 def dripping(connection) -> None:
@@ -174,7 +174,8 @@ def test_a_unique_of_64_bytes_puts_nothing_before_the_payload(memory_gearmand, s
     files = []
 
     def spool(handle, function, unique, length):
-        files.append((open(tmp_path / "payload", "w+b"), length))
+        (tmp_path / "payload").touch()
+        files.append(((tmp_path / "payload").open("r+b"), length))
         return files[0][0]
     raw, unique = Raw(memory_gearmand.server), b"0123456789abcdef" * 4
     data = payload + b"." * 200 if payload else payload
@@ -237,7 +238,7 @@ def test_an_error_about_a_late_answer_loses_nothing(memory_gearmand, capfd):
     other = worker.next(20)
     other.complete(b"")
     assert worker.drain() and not other.lost
-    until(lambda: worker.attend(0.01, ()) and False or memory_gearmand.status()[b"f"][0] == 0)
+    until(lambda: (worker.attend(0.01, ()) and False) or memory_gearmand.status()[b"f"][0] == 0)
     assert capfd.readouterr().err.count("JOB_NOT_FOUND") == 1
     worker.close()
     raw.close()
@@ -315,7 +316,7 @@ def test_the_loss_and_the_return_of_a_server_are_said_once(memory_gearmand, capf
     assert worker.next(0) is None
     memory_gearmand.kill()
     pumped(worker, lambda: worker.down)
-    until(lambda: worker.attend(0.2, ()) and False or worker.recovery[worker.connection_list[0]].backoff.pause > 0.5)
+    until(lambda: (worker.attend(0.2, ()) and False) or worker.recovery[worker.connection_list[0]].backoff.pause > 0.5)
     memory_gearmand.start()
     pumped(worker, lambda: not worker.down)
     worker.close()
@@ -357,7 +358,7 @@ def test_a_server_that_takes_no_connection_keeps_the_others_waiting_for_a_second
             waiting = held.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(full.getsockname())
-        worker = worker_of(memory_gearmand.server, "127.0.0.1:%d" % full.getsockname()[1])
+        worker = worker_of(memory_gearmand.server, f"127.0.0.1:{full.getsockname()[1]}")
         pumped(worker, lambda: worker.down)
         (connection, error), = worker.down.items()
         assert str(error).endswith("cannot connect: no answer in 0.3 s")

@@ -321,6 +321,19 @@ def test_a_slow_upload_is_no_silence(fake, monkeypatch):
     submitter.close()
 
 
+@pytest.mark.parametrize("size, patient", [(1000, False), (32 << 20, True)])
+def test_a_server_may_take_longer_to_answer_what_takes_longer_to_store(size, patient):
+    connection, theirs = pair()
+    connection.expect()
+    connection.put(18, b"f", b"u", bytes(size))
+    with theirs:
+        assert len(pump(connection, theirs)) > size and connection.patience(5.0) > 0
+        until(lambda: connection.patience(5.0) and connection._taken == connection._sent)
+        connection.since -= 6
+        connection._moved -= 6
+        assert (connection.patience(5.0) > 0) is patient
+
+
 @pytest.mark.parametrize("said", [frame(STATUS_RES, b"H", b"1", b"1", b"0", b"0"), frame(6),
                                   frame(ASSIGN, b"H", b"f", b"u", b"d"), b"HTTP/1.1 400 Bad Request\r\n\r\n",
                                   frame(11, b"H", b"f", b"d"), frame(99), frame(8, b"H", magic=b"\0REQ")])
