@@ -174,8 +174,7 @@ def test_a_unique_of_64_bytes_puts_nothing_before_the_payload(memory_gearmand, s
     files = []
 
     def spool(handle, function, unique, length):
-        (tmp_path / "payload").touch()
-        files.append(((tmp_path / "payload").open("r+b"), length))
+        files.append((open(tmp_path / "payload", "w+b"), length))  # noqa: SIM115  the worker closes it
         return files[0][0]
     raw, unique = Raw(memory_gearmand.server), b"0123456789abcdef" * 4
     data = payload + b"." * 200 if payload else payload
