@@ -91,17 +91,20 @@ def void_dead(store: Store) -> None:
             store.execute("UPDATE job SET claim = NULL WHERE claim = ?", (process,))
 
 
-def claim_due(store: Store, servers: str, now: float, horizon: float, limit: int = 200) -> list[dict]:
-    """Claim delayed retries of workers with the same server list that are due, or due beyond horizon (the clock stepped).
+def claim_due(store: Store, servers: str, now: float, horizon: float, limit: int = 1000) -> list[dict]:
+    """Claim delayed jobs of workers with the same server list that are due, but not those of paused functions.
 
-    now, horizon: epoch seconds. Returns dicts by COLUMNS whose `sends` is the number to send them under. What this process
-    had claimed before and could not finish is void first. Those of functions that are paused wait.
+    now, horizon: epoch seconds. A retry that is due beyond horizon is due now, since the clock was stepped; a job of gm-at,
+    which has never failed, waits for its time only. Returns dicts by COLUMNS whose `sends` is the number to send them under.
+    What this process had claimed before and could not finish is void first.
     """
     void(store)
-    due, values = "state = 'delayed' AND servers = ? AND (due <= ? OR due > ?)", [servers, now, horizon]
+    due = "state = 'delayed' AND servers = ? AND (due <= ? OR (due > ? AND last_failed IS NOT NULL))"
+    values: list = [servers, now, horizon]
     paused = pauses.delayed(store, now)
     if paused:
-        due, values = f"{due} AND function NOT IN ({', '.join('?' * len(paused))})", [*values, *paused]
+        due += f" AND function NOT IN ({', '.join('?' * len(paused))})"
+        values += paused
     if store.execute(f"SELECT 1 FROM job WHERE {due} LIMIT 1", values).fetchone() is None:
         return []
     claimed, size = [], 0

@@ -133,6 +133,13 @@ def fetch(store: Store, ident: int) -> tuple | None:
     return store.execute(f"SELECT {select(store)} FROM job WHERE id = ?", (ident,)).fetchone()
 
 
+def revisions(store: Store, idents: list[int]) -> dict[int, tuple[int, str]]:
+    """(revision, key) of each of the rows with these ids."""
+    import json
+    return {ident: (revision, key) for ident, revision, key in store.rows(
+        "SELECT id, revision, key FROM job WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(idents),))}
+
+
 def ever_was(store: Store, ident: int) -> bool:
     """Whether the id was given to a job at any time; ids are never reused."""
     found = store.execute("SELECT seq FROM sqlite_sequence WHERE name = 'job'").fetchone()
@@ -150,6 +157,11 @@ def counts(store: Store) -> list[tuple[bytes, int, int]]:
 def dead(store: Store) -> int:
     """How many dead jobs there are."""
     return store.rows("SELECT count(*) FROM job WHERE state = 'dead'")[0][0]
+
+
+def scheduled(store: Store) -> int:
+    """How many jobs wait for their time, retries and gm-at's."""
+    return store.rows("SELECT count(*) FROM job WHERE state = 'delayed'")[0][0]
 
 
 def delayed(store: Store, function: bytes) -> tuple[int, float | None]:

@@ -7,7 +7,7 @@ import os
 import re
 from hashlib import blake2b
 
-from libgm import job, wire
+from libgm import wire
 from libgm.quarantine import processes
 from libgm.quarantine.file import Store
 
