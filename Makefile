@@ -34,7 +34,7 @@ lint:
 	@$(RUN) .ci/lint
 
 # The tests run also where a linter complains; either failure is make's.
-PYTEST = $(RUN) .ci/lint; lint=$$?; $(RUN) python3 -m pytest -q -n 2
+PYTEST = $(RUN) .ci/lint; lint=$$?; $(RUN) python3 -m pytest -q -n 2 --dist worksteal
 
 test:
 	@.ci/setup test

@@ -25,7 +25,8 @@ class Bench:
         self.home = Path(tempfile.mkdtemp(prefix="gearmang-bench-"))
         self.env = {name: value for name, value in os.environ.items() if not name.startswith("GM_")}
         self.env.update(PATH=f"{ROOT / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/local/sbin:/usr/sbin",
-                        HOME=str(self.home), GM_QUARANTINE=str(self.home / "quarantine.db"), PYTHONPATH=f"{ROOT}:{ROOT / 'bench'}")
+                        PYTHONPATH=f"{ROOT}:{ROOT / 'bench'}",
+                        HOME=str(self.home), GM_QUARANTINE=str(self.home / "quarantine.db"))
         self.started: list[subprocess.Popen] = []
         self.ports: dict[int, subprocess.Popen] = {}
 
@@ -179,7 +180,8 @@ def machine() -> list[str]:
                "processor. Run it again on a quiet one.\n"] if busy else []),
             f"{os.cpu_count()} x {model}, Linux {platform.release()}; load {os.getloadavg()[0]:.1f}",
             f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}; {said('gearmand', '--version')}; "
-            f"{package('python3-gearman')}; {package('huey')}; {package('rq')}; {said('redis-server', '--version')}; {said('parallel', '--version')}"]
+            f"{package('python3-gearman')}; {package('huey')}; {package('rq')}; "
+            f"{said('redis-server', '--version')}; {said('parallel', '--version')}"]
 
 
 def interrupted(*_):

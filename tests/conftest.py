@@ -208,8 +208,8 @@ class Tools:
 
     @contextlib.contextmanager
     def database(self, path=None, **options):
-        """The quarantine file, or the SQLite file path, in the test's own hands; committed at the end, and closed."""
-        db = sqlite3.connect(path or self.env["GM_QUARANTINE"], **options)
+        """The quarantine file, or another SQLite file that exists, for the test's own changes: committed and closed."""
+        db = sqlite3.connect(f"{Path(path or self.env['GM_QUARANTINE']).absolute().as_uri()}?mode=rw", uri=True, **options)
         try:
             with db:
                 yield db

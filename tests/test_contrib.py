@@ -38,7 +38,7 @@ def test_systemd_would_have_told(gm, units):
     unit = units / "gearmang-work@resize.service"
     unit.write_text(unit.read_text().replace("Restart=always", "Restart=ever").replace("bin/gm-work", "bin/gm-wrok"))
     result = gm("systemd-analyze", "verify", "--man=no", unit, status=None)
-    assert b"Failed to parse service restart" in result.err and b"gm-wrok" in result.err
+    assert re.search(rb"(?i)failed to parse [^\n]*restart", result.err) and b"gm-wrok" in result.err   # versions differ
 
 
 def test_workers_and_servers_are_restarted_and_jobs_in_hand_not_told_to_stop():

@@ -42,8 +42,8 @@ def check_outcome(out, messages: int, printed: bytes) -> None:
 def test_the_chain_in_python(gm, tmp_path):
     find_gearmand()
     out = tmp_path / "a folder"
-    result = gm(MAIL / "run", "2100", out, timeout=380)
-    check_outcome(out, 2100, result.out)
+    result = gm(MAIL / "run", "800", out, timeout=380)
+    check_outcome(out, 800, result.out)
     assert len({letter["shape"] for letter in lines(out / "truth.jsonl")}) > 60
     assert strays(tmp_path) == []
 

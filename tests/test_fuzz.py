@@ -15,16 +15,17 @@ from conftest import free_port, until
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from libgm import job, units
+from libgm import job, units, wire
 from libgm.errors import BadRecord, Error, Usage
 from libgm.gearman import address
 from libgm.gearman.admin import Admin
 from libgm.gearman.client import Submitter
 from libgm.gearman.connection import ServerLost
 from libgm.gearman.worker import Worker
-from libgm.quarantine import fingerprint, jobs
+from libgm.quarantine import fingerprint, jobs, processes
 from libgm.quarantine.file import Store, raw
 from libgm.shell import lines
+from libgm.shell.lines import Output
 from libgm.tools import batch, collect, dead, salvage, syslog
 from libgm.worker import protocol, run
 from libgm.worker.command import Command
@@ -56,7 +57,7 @@ records = st.builds(lambda likely, rest: {**rest, **{name: value for name, value
 def file(tmp_path_factory):
     """An open quarantine file."""
     opened = Store(str(tmp_path_factory.mktemp("fuzz") / "quarantine.db"), create=True)
-    opened.join("fuzz")
+    processes.join(opened, "fuzz")
     yield opened
     opened.close()
 
@@ -88,22 +89,13 @@ def kept_and_shown(file, row: dict) -> None:
 @given(st.binary(), values)
 @example(b"%gm1 {}\nx", None)
 def test_envelopes(data, fields):
+    """Whatever stands in front of a payload under a plain unique: it is an envelope, or payload."""
     for payload in (data, b"%gm1 " + data, b"%gm1 {" + data + b"\n", b"%gm1 " + json.dumps(fields).encode() + b"\n" + data):
-        envelope, rest = job.unwrap(payload)
-        assert rest == payload if envelope is None else payload.endswith(rest)
-        if envelope is not None:
-            again, same = job.unwrap(job.wrap(envelope, rest))
-            assert same == rest and again.record() == envelope.record()
-
-
-@given(st.builds(job.Envelope, st.none() | st.binary(min_size=16, max_size=16).map(bytes.hex),
-                 st.none() | st.binary(max_size=63).filter(lambda unique: b"\0" not in unique),
-                 st.integers(0, job.MAX_ATTEMPTS), st.integers(0, job.MAX_ATTEMPTS), st.none() | st.integers(0, 1 << 39),
-                 st.sampled_from(job.PRIORITIES)))
-def test_an_envelope_is_read_as_it_was_written(envelope):
-    again = job.Envelope.from_record(envelope.record())
-    assert [getattr(again, name) for name in again.__slots__] == [getattr(envelope, name) for name in envelope.__slots__]
-    assert envelope.line() == json.dumps(envelope.record(), separators=(",", ":"))
+        own, header, rest = wire.unpack(b"f", b"plain", payload)
+        assert payload.endswith(rest)
+        if rest != payload:
+            again = wire.unpack(b"f", *wire.pack(b"f", own, header, rest))
+            assert again[0] == own and again[2] == rest
 
 
 @given(records)
@@ -113,8 +105,10 @@ def test_job_records(fields):
     except BadRecord:
         return
     assert 1 <= len(made.unique) <= job.MAX_UNIQUE and b"\0" not in made.function + made.unique
-    if made.envelope:
-        assert job.unwrap(job.wrap(made.envelope, made.data))[1] == made.data
+    unique, data = made.on_wire()
+    if made.wire_unique is None:
+        own, _, payload = wire.unpack(made.function, unique, data)
+        assert (own, payload) == (made.unique, made.data)
 
 
 @given(records)
@@ -133,15 +127,16 @@ def test_whatever_arrives_at_a_collector(file, data):
     kept_and_shown(file, collect.read(assigned))
 
 
-@given(st.binary())
-@example(b"[" * 100000)
-@example(b"9" * 5000)
-@example(b'{"id":' + b"9" * 30 + b"}")
-def test_lines_that_name_a_job(line):
-    try:
-        assert batch.parse("stdin:1", line).ident > 0
-    except BadRecord as error:
-        assert str(error).startswith("stdin:1")
+@given(values)
+@example({"id": 10 ** 30})
+@example({"id": True})
+@example({"id": 1, "revision": "1"})
+def test_records_that_name_a_job(record):
+    if isinstance(record, dict):
+        try:
+            assert batch.Action("unused", False, Output(quiet=True)).item("stdin:1", record).ident > 0
+        except BadRecord as error:
+            assert "\n" not in str(error)
 
 
 @given(st.lists(st.one_of(st.binary(), values.map(lambda value: json.dumps(value).encode())), max_size=6))
@@ -361,7 +356,7 @@ def test_damaged_quarantine_files(tmp_path_factory, hits, cut, truncated):
     path.write_bytes(data[:cut % len(data)] if truncated else data)
     try:
         opened = Store(str(path))
-        opened.join("fuzz")
+        processes.join(opened, "fuzz")
         list(opened.rows(f"SELECT {', '.join(jobs.COLUMNS)} FROM job"))
         jobs.counts(opened)
         opened.close()

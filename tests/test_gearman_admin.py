@@ -39,6 +39,18 @@ def test_any_name_is_itself_and_no_other(memory_gearmand, name):
     raw.close()
 
 
+def test_gm_status_shows_functions_of_any_name_beside_the_others(gm, memory_gearmand):
+    raw = Raw(memory_gearmand.server)
+    raw.submit(b"resize", b"1", b"x")
+    forging = b"a\n.\nresize\t9\t9\t9\nresize\t0\t9\t0\t9\nb"
+    raw.submit(forging, b"2", b"x")
+    records = gm("gm-status").records
+    assert {record["function"]: record["waiting"] for record in records} == {"resize": 1, forging.decode(): 1}
+    assert len(gm("gm-status", "--table").out.splitlines()) == 3
+    assert gm("gm-check", "queue").out.startswith(b"GEARMANG QUEUE OK - 2 waiting, 2 functions")
+    raw.close()
+
+
 names = st.binary(min_size=1, max_size=12).filter(lambda name: b"\0" not in name) | \
     st.lists(st.sampled_from([b"\n", b"\t", b"\r", b".", b"f", b"1\t2\t3", b"0\t1\t2\t3", b"f\t1\t1\t1"]),
              min_size=1, max_size=9).map(b"".join)
@@ -74,6 +86,14 @@ def test_a_server_that_passes_questions_over():
         assert admin.queues() == [(b"resize", 3, 1, 2, None, None, None)] and not admin.problems
         assert admin.version() is None and admin.drops_released_jobs()
         admin.shutdown()
+
+
+def test_what_a_server_does_not_count_is_null(gm):
+    with contextlib.closing(server_with({b"status": STATUS + b".\n"})) as server:
+        record, = gm("gm-status", "-s", str(server)).records
+        assert record["waiting"] == 2 and record["high"] is record["normal"] is record["low"] is None
+        assert b"queued_jobs" not in gm("gm-status", "--prometheus", "-s", str(server)).out
+        assert gm("gm-check", "server", "-s", str(server)).out.startswith(b"GEARMANG SERVER OK")
 
 
 def test_a_server_that_refuses_questions():

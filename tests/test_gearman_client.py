@@ -20,6 +20,7 @@ from gearman_peers import (
     SUBMIT_JOB,
     WARNING,
     Raw,
+    Relay,
     Server,
     frame,
     requests,
@@ -143,6 +144,26 @@ def test_a_server_that_drips_is_silent(monkeypatch, waited):
             submitter.finish()
         submitter.close()
         assert 0 < len(dripped) < len(acknowledged)
+
+
+@pytest.mark.parametrize("options", [(), ("--wait",)])
+def test_gm_submit_gives_up_a_server_that_drips(gm, memory_gearmand, options):
+    relay = Relay(gm, memory_gearmand.port)
+    relay.set("drip")
+    result = gm("gm-submit", "-s", relay.server, *options, "f", input=b"x\n", env={"GM_TIMEOUT": "0.5"}, status=111)
+    assert result.err == f"gm-submit: {relay.server}: no answer in 0.5 s".encode() + \
+        b": of 1 the result is not known" * bool(options) + b"\n"
+
+
+def test_an_error_that_nothing_was_asked_for_is_shown(capfd):
+    def serve(connection):
+        for kind, _ in requests(connection):
+            if kind == SUBMIT_JOB:
+                connection.sendall(frame(CREATED, b"H:1") + frame(ERROR, b"SHUTDOWN", b"going down\0"))
+                connection.sendall(frame(COMPLETE, b"H:1", b""))
+    with contextlib.closing(Server(serve)) as server:
+        assert wait_for(server) == (True, b"", b"")
+        assert capfd.readouterr().err.endswith(f": {server}: the server refused it: SHUTDOWN: going down\n")
 
 
 def test_a_name_keeps_to_its_server_whatever_the_unique(memory_gearmand, new_gearmand):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import socket
 import threading
 import time
 
@@ -109,6 +111,34 @@ def test_an_answer_is_sent_to_its_end_on_a_slow_line(gm, memory_gearmand, monkey
     client.close()
 
 
+@pytest.mark.slow(20)
+@pytest.mark.parametrize("pipe", [False, True])
+def test_a_large_result_of_gm_work_on_a_slow_line_is_sent_once(gm, memory_gearmand, tmp_path, pipe):
+    """By a worker that retires with it, and takes longer than a server may be silent."""
+    size = 12 << 20
+    relay = Relay(gm, memory_gearmand.port)
+    relay.set("slow")
+    client = gm.start("gm-submit", "--wait", "f", "/dev/null")
+    script = f"echo run >> {tmp_path}/runs; printf %0{size}d 0"
+    if pipe:
+        script = f"while read line; do echo run >> {tmp_path}/runs; printf '{{\"ok\":true,\"result\":\"%0{size}d\"}}\\n' 0; done"
+    worker = gm.start("gm-work", "-s", relay.server, "--max-jobs=1", *["--pipe"] * pipe, "f", "--", "sh", "-c", script,
+                      env={"GM_TIMEOUT": "1"})
+    assert client.wait(60) == 0
+    record, = map(json.loads, client.out_path.read_bytes().splitlines())
+    assert record["result"] == "0" * size and (tmp_path / "runs").read_text() == "run\n"
+    worker.terminate()
+    assert worker.wait(20) == 0
+
+
+def test_gm_work_does_the_jobs_of_a_server_beside_one_that_drips(gm, memory_gearmand):
+    gm("gm-submit", "-q", "f", input=b"".join(b"%d\n" % number for number in range(10)))
+    with contextlib.closing(Server(dripping)) as drip:
+        worker = gm.start("gm-work", "-s", f"{drip},{memory_gearmand.server}", "f", "--", "true", env={"GM_TIMEOUT": "60"})
+        until(lambda: worker.out_path.read_bytes().count(b'"done"') == 10)
+        worker.kill()
+
+
 def test_an_answer_waits_for_no_longer_than_until(gm, memory_gearmand):
     relay, raw = Relay(gm, memory_gearmand.port), Raw(memory_gearmand.server)
     raw.submit(b"f", b"u", b"x")
@@ -144,7 +174,7 @@ def test_a_unique_of_64_bytes_puts_nothing_before_the_payload(memory_gearmand, s
     files = []
 
     def spool(handle, function, unique, length):
-        files.append((open(tmp_path / "payload", "w+b"), length))
+        files.append((open(tmp_path / "payload", "w+b"), length))  # noqa: SIM115  the worker closes it
         return files[0][0]
     raw, unique = Raw(memory_gearmand.server), b"0123456789abcdef" * 4
     data = payload + b"." * 200 if payload else payload
@@ -293,6 +323,19 @@ def test_the_loss_and_the_return_of_a_server_are_said_once(memory_gearmand, capf
     assert "connection lost" in lost and back.endswith(f"{memory_gearmand.server}: connected again")
 
 
+def test_a_worker_that_is_busy_for_long_sleeps_meanwhile(memory_gearmand):
+    """Nothing is due by the clock while no more jobs are wanted."""
+    raw = Raw(memory_gearmand.server)
+    raw.submit(b"f", b"u", b"x")
+    worker = worker_of(memory_gearmand.server)
+    assigned = worker.next(20)
+    worker.window = 0
+    assigned.connection.since -= 100   # it has run for that long
+    assert worker._next_event() > 1
+    worker.close()
+    raw.close()
+
+
 def test_an_unasked_job_is_nonsense(monkeypatch, capfd):
     def serve(connection):
         for kind, _ in requests(connection):
@@ -304,3 +347,21 @@ def test_an_unasked_job_is_nonsense(monkeypatch, capfd):
         pumped(worker, lambda: worker.down)
         worker.close()
         assert "answered what was not asked" in capfd.readouterr().err
+
+
+def test_a_server_that_takes_no_connection_keeps_the_others_waiting_for_a_second_at_most(memory_gearmand, monkeypatch, capfd):
+    monkeypatch.setenv("GM_TIMEOUT", "0.3")
+    with contextlib.ExitStack() as held:
+        full = held.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):   # more than may wait to be accepted
+            waiting = held.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        worker = worker_of(memory_gearmand.server, f"127.0.0.1:{full.getsockname()[1]}")
+        pumped(worker, lambda: worker.down)
+        (connection, error), = worker.down.items()
+        assert str(error).endswith("cannot connect: no answer in 0.3 s")
+        monkeypatch.setenv("GM_TIMEOUT", "60")
+        worker.recovery[connection].retry_at = 0.0
+        pumped(worker, lambda: str(worker.down[connection]).endswith("cannot connect: no answer in 1 s"))
+        worker.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 
 import pytest
@@ -15,8 +14,8 @@ def test_a_job_is_kept_listed_and_released_on_time(gm, gearmand):
     record, = gm("gm-at", "--priority=high", "1", "f", input=b"payload\n").records
     assert (record["id"], record["function"], record["line"]) == (1, "f", 1)
     listed, = gm("gm-dead", "--delayed").records
-    assert (listed["state"], listed["data"], listed["priority"], listed["reason"], listed["attempts"], listed["first_failed"]) == \
-        ("delayed", "payload", "high", None, 0, None)
+    assert (listed["state"], listed["data"], listed["priority"]) == ("delayed", "payload", "high")
+    assert (listed["reason"], listed["attempts"], listed["first_failed"]) == (None, 0, None)
     assert listed["due"] == record["due"] and listed["unique"] == record["unique"]
     worker = gm.start("gm-work", "f", "--", "cat")
     until(lambda: worker.out_path.read_bytes())
@@ -72,7 +71,7 @@ def test_a_clock_that_was_stepped(gm, gearmand):
     """A retry that is further off than --max-delay is due; gm-at's jobs wait for their time only."""
     gm("gm-at", "-q", "30d", "f", input=b"x\n")
     assert gm("gm-work", "--until-empty", "--max-delay=1s", "f", "--", "cat").records == []
-    with sqlite3.connect(gm.env["GM_QUARANTINE"]) as db:   # the clock jumped forward by a month
+    with gm.database() as db:   # the clock jumped forward by a month
         db.execute("UPDATE job SET due = due - 30 * 86400 - 1")
     assert len(gm("gm-work", "--until-empty", "f", "--", "cat").records) == 1
 

@@ -15,8 +15,8 @@ import pytest
 from conftest import ROOT
 
 from libgm import job
-from libgm.shell import options
 from libgm.quarantine import jobs
+from libgm.shell import options
 
 TOOLS = sorted(path.name for path in ROOT.glob("bin/gm-*"))
 PAGES = {page.name: page.read_text("utf-8") for page in sorted((ROOT / "man").glob("*.[157]"))}
@@ -58,7 +58,7 @@ def usage_options(tool: str) -> set[str]:
 @pytest.mark.parametrize("tool", TOOLS)
 def test_the_usage_is_read_as_the_tool_reads_it(tool):
     assert {name.partition("=")[0]: "=" in name for name in usage_options(tool)} == \
-        {name: takes for name, (_, takes) in options.options(usage(tool)).items()}
+        {name: takes for name, (_, takes) in options.option_table(usage(tool)).items()}
 
 
 @pytest.mark.parametrize("tool", TOOLS)
@@ -135,7 +135,7 @@ def test_tests_that_gm_delivery_7_names():
     rules = re.split(r"^\.Ss ", page("gm-delivery.7").partition(".Sh RULES\n")[2].partition("\n.Sh ")[0], flags=re.M)[1:]
     assert [rule.split(".")[0] for rule in rules] == [str(number) for number in range(1, 11)]
     for rule in rules:
-        named = re.findall(r"^\.Pa tests/(\w+\.py)::(\w+)", rule.partition("Shown by")[2], re.M)
+        named = re.findall(r"^tests/(\w+\.py)::(\w+)$", rule.partition("Shown by")[2], re.M)
         assert named, f"man/gm-delivery.7: rule {rule[:20]} names no test"
         for file, test in named:
             path = ROOT / "tests" / file

@@ -14,6 +14,7 @@ import pytest
 from conftest import ROOT, until
 from helpers import digests, read_only
 
+from libgm.errors import Unavailable
 from libgm.quarantine import audit, file, schema, selection
 
 pytestmark = pytest.mark.slow
@@ -226,11 +227,14 @@ def test_network_file_systems_are_refused(tmp_path, monkeypatch):
                      "32 22 0:42 / /mnt/with\\040space rw - fuse.sshfs host: rw\n"
                      "33 22 0:43 / /nfs rw shared:7 - cifs //host/share rw\n")
 
-    def kind(path):
-        return file.network_type(path, str(table))
-    assert kind("/srv/nfs/q.db") == "nfs4" and kind("/srv/nfs/local/q.db") is None and kind("/srv/nfsx/q.db") is None
-    assert kind("/mnt/with space/q.db") == "fuse.sshfs" and kind("/nfs/a/b") == "cifs" and kind("/q.db") is None
-    assert file.network_type(str(tmp_path)) is None
+    for place in ("/srv/nfs/local/q.db", "/srv/nfsx/q.db", "/q.db"):
+        file.check_place(place, str(table))
+    for place, kind in (("/srv/nfs/q.db", "nfs4"), ("/mnt/with space/q.db", "fuse.sshfs"), ("/nfs/a/b", "cifs")):
+        with pytest.raises(Unavailable, match=rf"network file system \({kind}\)"):
+            file.check_place(place, str(table))
+    with pytest.raises(Unavailable, match="is a mount point"):
+        file.check_place("/srv/nfs/local", str(table))
+    file.check_place(str(tmp_path / "q.db"))
 
 
 # ---- who reads, who writes

@@ -14,6 +14,7 @@ from python3_gearman.client_handler import GearmanClientCommandHandler
 from libgm.gearman.address import timeout
 from libgm.gearman.connection import Connection, Refused, ServerLost
 from libgm.gearman.manager import BACKGROUND, FOREGROUND, Handler, Manager
+from libgm.shell.messages import warn
 
 WINDOW_BYTES = 8 << 20
 GATHER = 0.001           # seconds: answers come one by one, and to wake for each would halve the speed
@@ -73,9 +74,14 @@ class ClientHandler(Handler, GearmanClientCommandHandler):
         pass
 
     def recv_error(self, error_code, error_text) -> None:
-        if self.pending and b"option" not in error_code.lower():
-            self.connection.expect()
-            self.connection_manager.refused(self.pending.popleft(), Refused(error_code, error_text))
+        error = Refused(error_code, error_text)
+        if b"option" in error_code.lower():
+            return   # it knows no exceptions, and takes jobs all the same
+        if not self.pending:
+            warn(f"{self.connection.server}: {error}")
+            return
+        self.connection.expect()
+        self.connection_manager.refused(self.pending.popleft(), error)
 
     def recv_work_data(self, job_handle, data) -> None:
         for request in self.running.get(job_handle, ()):

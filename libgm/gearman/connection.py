@@ -66,6 +66,7 @@ class Connection(library.GearmanConnection):
         # (handle, function, unique, length) -> binary file, for a payload in a packet over .limit; no other is believed
         self.spool: Callable | None = None
         self.limit = LIMIT   # bytes
+        self.connect_limit: float | None = None   # seconds to connect in; None: timeout()
         super().__init__(host=server.host, port=server.port)
 
     def _reset_connection(self) -> None:
@@ -84,7 +85,7 @@ class Connection(library.GearmanConnection):
     # ---- connecting
 
     def _create_client_socket(self) -> None:
-        limit = timeout()
+        limit, began = min(timeout(), self.connect_limit or timeout()), time.monotonic()
         try:
             plain = tcp.connect(self.server.host, self.server.port, limit)
         except socket.timeout:
@@ -95,7 +96,7 @@ class Connection(library.GearmanConnection):
             hint = ": is gearmand running? gm-server starts one" if error.errno == errno.ECONNREFUSED else ""
             self.lose(f"cannot connect: {reason(error)}{hint}")
         try:
-            plain.settimeout(limit)
+            plain.settimeout(max(0.05, began + limit - time.monotonic()))
             self.gearman_socket = tls.secure(plain, self.server.host) if self.server.tls else plain
         except tls.Untrusted as error:
             plain.close()
@@ -134,10 +135,7 @@ class Connection(library.GearmanConnection):
     def writable(self) -> bool:
         return self.connected and bool(self._outgoing)
 
-    def send_commands_to_buffer(self) -> None:
-        pass   # frames are packed as they are queued
-
-    def send_data_to_socket(self) -> int:
+    def flush(self) -> int:
         """Send what can be sent now; the number of buffers left. Raises ServerLost."""
         if not self.connected:
             self.lose("not connected")
@@ -155,8 +153,6 @@ class Connection(library.GearmanConnection):
             else:
                 self._outgoing[0] = data[sent:]
         return len(self._outgoing)
-
-    flush = send_data_to_socket
 
     def _next_to_send(self) -> memoryview:
         """What is first in the queue, small buffers joined; a large one or what was sent in part is never copied again."""

@@ -20,7 +20,8 @@ FOREGROUND = {"high": protocol.GEARMAN_COMMAND_SUBMIT_JOB_HIGH, "normal": protoc
               "low": protocol.GEARMAN_COMMAND_SUBMIT_JOB_LOW}
 BACKGROUND = {"high": protocol.GEARMAN_COMMAND_SUBMIT_JOB_HIGH_BG, "normal": protocol.GEARMAN_COMMAND_SUBMIT_JOB_BG,
               "low": protocol.GEARMAN_COMMAND_SUBMIT_JOB_LOW_BG}
-COST = 20   # seconds that a server stays away for each second that the others had to wait for it
+HURRY = 1.0   # seconds that the others wait for a server to accept a connection, once it was in trouble
+COST = 20     # seconds that a server stays away for each second that the others had to wait for it
 
 
 class Bytes(DataEncoder):
@@ -83,9 +84,10 @@ class Manager(GearmanConnectionManager):
         """Whether the server is connected, after an attempt when one is due."""
         if connection.connected:
             return True
-        began = time.monotonic()
-        if self.recovery[connection].retry_at > began:
+        began, recovery = time.monotonic(), self.recovery[connection]
+        if recovery.retry_at > began:
             return False
+        connection.connect_limit = HURRY if recovery.error and self.connection_to_handler_map else None
         try:
             self.establish_connection(connection)
         except ServerLost as error:

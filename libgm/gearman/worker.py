@@ -27,7 +27,6 @@ class WorkerHandler(Handler, GearmanWorkerCommandHandler):
 
     def initial_state(self, abilities=None, client_id=None) -> None:
         super().initial_state()
-        self._handler_abilities = abilities
         self.state, self.grabs = AWAKE, 0   # grabs: those that have no answer yet
         self.submitting = False
         self.created: bytes | Refused | None = None   # the answer to a resubmission
@@ -249,9 +248,9 @@ class Worker(Manager, GearmanWorker):
         now = time.monotonic()
         times = [self.recovery[connection].retry_at for connection in self.connection_list if not connection.connected]
         for connection, handler in self.connection_to_handler_map.items():
-            if not handler.owes():
+            if handler.state == ASLEEP:
                 times.append(connection.since + SAFETY)
-            elif len(self.connection_list) > 1 and not handler.slow(now):
+            elif handler.grabs and len(self.connection_list) > 1 and not handler.slow(now):
                 times.append(connection.since + SLOW)
         return max(0.001, min(self.patience(), min(times, default=now + SAFETY) - now))
 

@@ -15,7 +15,7 @@ import json
 
 from libgm import wire
 from libgm.quarantine import audit, pauses, processes
-from libgm.quarantine.file import Store, raw
+from libgm.quarantine.file import Store
 from libgm.quarantine.jobs import COLUMNS, select
 
 LISTED = "id IN (SELECT value FROM json_each(:ids))"
@@ -101,7 +101,7 @@ def claim_due(store: Store, servers: str, now: float, horizon: float, limit: int
     void(store)
     due = "state = 'delayed' AND servers = ? AND (due <= ? OR (due > ? AND last_failed IS NOT NULL))"
     values: list = [servers, now, horizon]
-    paused = _paused(store, now)
+    paused = pauses.delayed(store, now)
     if paused:
         due += f" AND function NOT IN ({', '.join('?' * len(paused))})"
         values += paused
@@ -122,15 +122,6 @@ def claim_due(store: Store, servers: str, now: float, horizon: float, limit: int
         cursor.close()
         claim(store, [(row["id"], row["sends"], RETRY) for row in claimed])
     return claimed
-
-
-def _paused(store: Store, now: float) -> list:
-    """The functions that have delayed jobs and are paused, as the file holds them."""
-    standing = pauses.standing(store, now)
-    if not standing:
-        return []
-    return [function for function, in store.rows("SELECT DISTINCT function FROM job WHERE state = 'delayed'")
-            if any(pause.covers(raw(function)) for pause in standing)]
 
 
 def remove_released(store: Store, released: list[dict]) -> None:

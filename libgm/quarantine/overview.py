@@ -89,7 +89,7 @@ Begun = collections.namedtuple("Begun", "process run function unique handle star
 
 def processes_entered(store: Store) -> list[Entered]:
     """The processes in the file, whether they live or not; function: bytes, or None."""
-    return [Entered(*row[:-1], None if row[-1] is None else raw(row[-1])) for row in store.rows(ENTERED)]
+    return [Entered._make((*row[:-1], None if row[-1] is None else raw(row[-1]))) for row in store.rows(ENTERED)]
 
 
 def starts_entered(store: Store) -> list[Begun]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from libgm import names
 from libgm.quarantine import processes
 from libgm.quarantine.file import Store, raw, text
@@ -44,6 +43,13 @@ def standing(store: Store, now: float) -> list[Pause]:
     """The pauses that are not over at `now` (epoch seconds)."""
     return [Pause(*row) for row in store.rows("SELECT function, since, until, why, user FROM pause "
                                               "WHERE until IS NULL OR until > ? ORDER BY since", (now,))]
+
+
+def delayed(store: Store, now: float) -> list[str | bytes]:
+    """The functions under a pause that have delayed jobs, as the file holds their names."""
+    found = standing(store, now)
+    return [function for function, in store.rows("SELECT DISTINCT function FROM job WHERE state = 'delayed'")
+            if any(pause.covers(raw(function)) for pause in found)] if found else []
 
 
 def find(store: Store, function: bytes, now: float) -> Pause | None:

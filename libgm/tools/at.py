@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from libgm import job, wire
 from libgm.errors import BadRecord
 from libgm.quarantine import audit, jobs, processes

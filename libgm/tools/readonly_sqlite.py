@@ -6,11 +6,10 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from urllib.parse import quote
 
 from libgm.errors import Unavailable, reason
 from libgm.quarantine import processes
-from libgm.quarantine.file import check_readable, reason_of
+from libgm.quarantine.file import check_readable, reason_of, uri
 
 BUSY = 10.0        # seconds to wait for a writer's commit
 COPIES = 5         # tries to copy a file that is in use
@@ -118,7 +117,7 @@ class ReadOnly:
 
 def connect(path: str, way: str) -> sqlite3.Connection:
     """A connection that has read the schema. Raises sqlite3.Error."""
-    db = sqlite3.connect(f"file:{quote(path)}?{way}", uri=True, timeout=BUSY, isolation_level=None)
+    db = sqlite3.connect(f"{uri(path)}?{way}", uri=True, timeout=BUSY, isolation_level=None)
     try:
         db.execute("PRAGMA cell_size_check=1")
         db.execute("SELECT count(*) FROM sqlite_master").fetchone()

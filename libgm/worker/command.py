@@ -62,7 +62,7 @@ class Command:
 
     def attend(self, woken: list[int]) -> list[tuple]:
         """Act on what happened on the descriptors of watch() and by the clock; the jobs that have ended, each an
-        (attempt, Outcome), no longer in .given. Raises Unfit; what it was given and has not begun is still in .given then.
+        (attempt, Outcome), no longer in .given: call its collect(). Raises Unfit; what it was given and has not begun is still in .given then.
         """
         raise NotImplementedError
 

@@ -65,8 +65,9 @@ def resubmission(found: dict) -> tuple[bytes, bytes, bytes, str]:
 
 
 def run_releaser(settings, parent_fd: int) -> int:
-    """The process that releases delayed retries on time while the workers are busy; ends with the parent."""
+    """Run the process that releases delayed retries on time while the workers are busy; it ends with the parent."""
     control = Control(0, parent_fd)
+    warn_of_droppers(settings)
     store = None
     trouble = Trouble()
     paused = ""
@@ -96,6 +97,16 @@ def tell_pause(store: Store, function: bytes, before: str) -> str:
     if now != before:
         warn(f"{function.decode('utf-8', 'replace')}: {now or 'resumed'}")
     return now
+
+
+def warn_of_droppers(settings) -> None:
+    """Tell which servers drop a job whose worker goes away: none of what gm-work promises then holds for it."""
+    from libgm.gearman.admin import ask_all
+    answers, _ = ask_all(settings.servers, lambda admin: admin.drops_released_jobs())
+    for server, drops in answers:
+        if drops:
+            warn(f"{server}: drops the job of a worker that goes away, as geard does: one that is given back, or brings its "
+                 "worker down, is lost")
 
 
 def open_store(settings) -> Store:

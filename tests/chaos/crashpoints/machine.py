@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent))
-from conftest import SBIN, environment, strays
+from conftest import SBIN, environment, strays  # noqa: E402
 
 CONTROL = struct.Struct("=4iqqq2i160s")   # struct control of preload.c
 COUNT = 24                                # offset of its counts
