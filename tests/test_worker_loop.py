@@ -209,6 +209,7 @@ def test_a_machine_that_went_down_makes_workers_careful_for_ten_jobs(gm, gearman
 
 def test_careful_starts_are_on_disk_and_one_is_in_hand():
     import types
+
     from libgm.worker.settings import Settings
     from libgm.worker.settle import Settler
     settler = Settler(Settings(b"f", ["true"], {}, [], "", ""), None, None)
@@ -278,8 +279,8 @@ def test_the_key_of_a_settled_start_is_not_taken(gm, gearmand, settled):
 @pytest.mark.parametrize("mode", ["pipe", "command"])
 def test_a_file_that_is_replaced_ends_gm_work_and_its_jobs_stay(gm, gearmand, quick, tmp_path, mode):
     submit(gm, "x")
-    command = quick if mode == "pipe" else ("f", "--", "sh", "-c", "read n; while test $n = slow && ! [ -e go ]; do sleep 0.05; done; "
-                                            "touch begun.1; test $n != slow")
+    script = "read n; while test $n = slow && ! [ -e go ]; do sleep 0.05; done; touch begun.1; test $n != slow"
+    command = quick if mode == "pipe" else ("f", "--", "sh", "-c", script)
     worker = gm.start("gm-work", "--tries=1", *command)
     until(lambda: len(events(worker)) == 1)
     os.rename(gm.env["GM_QUARANTINE"], tmp_path / "elsewhere.db")
