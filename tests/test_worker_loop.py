@@ -144,7 +144,8 @@ def test_a_long_job_in_command_mode_keeps_next_to_none_waiting(gm, memory_gearma
 @pytest.mark.parametrize("mode", ["pipe", "command"])
 def test_what_was_not_begun_goes_back_uncounted_at_the_end(gm, gearmand, quick, tmp_path, mode):
     submit(gm, *(["x"] * 400), "slow", *(["x"] * 400))
-    command = quick if mode == "pipe" else ("f", "--", "sh", "-c", "read n; test $n != slow || { touch begun.1; exec sleep 1000; }")
+    script = "read n; test $n != slow || { touch begun.1; exec sleep 1000; }"
+    command = quick if mode == "pipe" else ("f", "--", "sh", "-c", script)
     worker = gm.start("gm-work", "--grace=1", *command)
     until(lambda: list(tmp_path.glob("begun.*")), 60)
     worker.terminate()
