@@ -1,9 +1,9 @@
 """Every page of man/: mandoc has nothing to say against it, and its EXAMPLES do what they show.
 
-The examples are the `.Bd -literal` blocks under `.Sh EXAMPLES` or `.Sh RECIPES`, but those behind a line `.\\" not run` (a unit file, a
-crontab). All of a page are one session: one bash, an 80 column terminal, standard input /dev/null, in a fresh HOME,
-which is also where it begins; GM_SERVERS names a real gearmand, GM_QUARANTINE a file that is not there yet. Nothing of it
-is left in the end, what runs in the background included.
+The examples are the `.Bd -literal` blocks under `.Sh EXAMPLES` or `.Sh RECIPES`, but those behind a line `.\\" not run`
+(a unit file, a crontab). All of a page are one session: one bash, an 80 column terminal, standard input /dev/null, in
+a fresh HOME, which is also where it begins; GM_SERVERS names a real gearmand, GM_QUARANTINE a file that is not there
+yet. Nothing of it is left in the end, what runs in the background included.
 
     command             is run, so that a block can be pasted; it goes on over lines as bash's does (a here document)
     # what it shows     on standard output and standard error, as on a terminal: JSON lines, but tables by listings
