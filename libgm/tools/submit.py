@@ -54,6 +54,8 @@ class Submission:
             return error.status
         finally:
             self.progress.close()
+            if self.submitter is not None:
+                self.submitter.close()
         return self.status
 
     def summary(self) -> str:

@@ -82,6 +82,13 @@ class Loop:
         self.worker.close(self.deadline)
         self.command.finish()
 
+    def end(self) -> None:
+        """End COMMAND, whatever the end of the worker is, and all that its job left."""
+        runs = {starts.PIPE, *(attempt.run for attempt in self.command.given)}
+        if self.command.end():
+            orphans.end_orphans(self.store, {(self.store.process, run) for run in runs})
+        self.pace.on(None)
+
     def deadline(self) -> float | None:
         """time.monotonic() by which a worker that was told to stop must end, None while it was not."""
         self.control.happened()
@@ -186,6 +193,8 @@ class Loop:
 
     def start(self) -> None:
         """Start COMMAND, where it is not there."""
+        if self.closing:
+            return
         try:
             self.command.start()
         except Unfit as error:

@@ -113,8 +113,8 @@ class Settler:
             return False
         if past.settled:
             attempt.header.key = wire.new_key()
-        else:
-            attempt.header.key = attempt.header.key or past.key or 0
+        elif past.key and not attempt.known:
+            attempt.header.key = past.key
         attempt.before += past.attempts
         reason, error = ("hung", HUNG) if past.hung and not past.lost else ("lost", LOST)
         if past.released >= MAX_RELEASES:
