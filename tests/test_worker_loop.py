@@ -144,8 +144,8 @@ def test_a_long_job_in_command_mode_keeps_next_to_none_waiting(gm, memory_gearma
 @pytest.mark.parametrize("mode", ["pipe", "command"])
 def test_what_was_not_begun_goes_back_uncounted_at_the_end(gm, gearmand, quick, tmp_path, mode):
     submit(gm, *(["x"] * 400), "slow", *(["x"] * 400))
-    script = "read n; test $n != slow || { touch begun.1; exec sleep 1000; }"
-    command = quick if mode == "pipe" else ("f", "--", "sh", "-c", script)
+    command = quick if mode == "pipe" else (
+        "f", "--", "sh", "-c", "read n; test $n != slow || { touch begun.1; exec sleep 1000; }")
     worker = gm.start("gm-work", "--grace=1", *command)
     until(lambda: list(tmp_path.glob("begun.*")), 60)
     worker.terminate()
@@ -280,8 +280,8 @@ def test_the_key_of_a_settled_start_is_not_taken(gm, gearmand, settled):
 @pytest.mark.parametrize("mode", ["pipe", "command"])
 def test_a_file_that_is_replaced_ends_gm_work_and_its_jobs_stay(gm, gearmand, quick, tmp_path, mode):
     submit(gm, "x")
-    script = "read n; while test $n = slow && ! [ -e go ]; do sleep 0.05; done; touch begun.1; test $n != slow"
-    command = quick if mode == "pipe" else ("f", "--", "sh", "-c", script)
+    command = quick if mode == "pipe" else ("f", "--", "sh", "-c", (
+        "read n; while test $n = slow && ! [ -e go ]; do sleep 0.05; done; touch begun.1; test $n != slow"))
     worker = gm.start("gm-work", "--tries=1", *command)
     until(lambda: len(events(worker)) == 1)
     os.rename(gm.env["GM_QUARANTINE"], tmp_path / "elsewhere.db")
@@ -340,6 +340,22 @@ def test_an_answer_on_a_slow_line_is_sent_to_its_end_before_the_worker_ends(gm, 
     result = gm("gm-work", "--until-empty", "--max-jobs=1", "-s", relay.server, "f", "--", "head", "-c", "3000000", "/dev/zero",
                 env={"GM_TIMEOUT": "0.5"})
     assert [event["event"] for event in result.records] == ["done"] and memory_gearmand.status()[b"f"][0] == 0
+
+
+def test_a_command_that_is_gone_for_a_while_fails_no_job(gm, gearmand, tmp_path):
+    """As while a new version of it is installed."""
+    command = tmp_path / "command"
+    command.write_text("#!/bin/sh\nexit 0\n")
+    command.chmod(0o755)
+    worker = gm.start("gm-work", "--tries=1", "f", "--", command)
+    submit(gm, "x")
+    until(lambda: counted(worker)["done"] == 1)
+    command.rename(tmp_path / "away")
+    submit(gm, "y", "z")
+    until(lambda: counted(worker)["release"] >= 2, 30)
+    (tmp_path / "away").rename(command)
+    until(lambda: counted(worker)["done"] == 3, 30)
+    assert counted(worker)["dead"] == 0 and b"cannot run: no such file" in worker.err_path.read_bytes()
 
 
 # ---- what a job leaves, and tells
