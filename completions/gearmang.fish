@@ -22,7 +22,7 @@ function __gearmang_operands
             set skip 0
         else if test $dashes = 0; and test "x$word" = x--
             set dashes 1
-        else if test $dashes = 0 && string match -q -- '-?*' "$word"
+        else if test $dashes = 0 && string match -qr -- '^-.' "$word"
             contains -- "$word" $argv && set skip 1
         else
             set count (math $count + 1)
@@ -38,6 +38,21 @@ function __gearmang_command
     complete -C (string join ' ' -- (string escape -- $words[(math (count $words) - $count)..-1]))
 end
 
+complete -c gm-at -f
+complete -c gm-at -s 0 -l null -d 'payloads end in NUL'
+complete -c gm-at -s u -l unique -x -a '(__gearmang_ask KEY)' -d 'unique of the only job'
+complete -c gm-at -l unique-data -d 'uniques are digests of the payload'
+complete -c gm-at -l priority -x -a 'high normal low' -d 'high, normal or low'
+complete -c gm-at -l strict -d 'stop at the first bad line'
+complete -c gm-at -l quarantine -r -F -d 'the quarantine file'
+complete -c gm-at -s s -l server -x -d 'the servers'
+complete -c gm-at -l json -d 'print records on a terminal, too'
+complete -c gm-at -s q -l quiet -d 'print no records'
+complete -c gm-at -s h -l help -d 'show this'
+complete -c gm-at -l version -d 'show the version'
+complete -c gm-at -n 'test (__gearmang_operands -u --unique --priority --quarantine -s --server) -eq 1' -a '(__gearmang_ask FUNCTION)'
+complete -c gm-at -n 'test (__gearmang_operands -u --unique --priority --quarantine -s --server) -ge 2' -F
+
 complete -c gm-blueox -f
 complete -c gm-blueox -s h -l help -d 'show this'
 complete -c gm-blueox -l version -d 'show the version'
@@ -46,6 +61,7 @@ complete -c gm-bury -f
 complete -c gm-bury -l strict -d 'stop at the first bad line'
 complete -c gm-bury -l quarantine -r -F -d 'the quarantine file, made where there is none'
 complete -c gm-bury -s q -l quiet -d 'print no records'
+complete -c gm-bury -l json -d 'print records, also on a terminal'
 complete -c gm-bury -s h -l help -d 'show this'
 complete -c gm-bury -l version -d 'show the version'
 
@@ -55,6 +71,7 @@ complete -c gm-check -s c -l critical -x -d 'the same'
 complete -c gm-check -s f -l function -x -a '(__gearmang_ask GLOB)' -d 'these functions only'
 complete -c gm-check -l exclude -x -a '(__gearmang_ask GLOB)' -d 'but not these'
 complete -c gm-check -l window -x -d '(dead) only jobs that died within it'
+complete -c gm-check -l round-trip -d '(server) a job is also submitted and done'
 complete -c gm-check -s t -l timeout -x -d 'UNKNOWN after it'
 complete -c gm-check -l quarantine -r -F -d 'the quarantine file'
 complete -c gm-check -s s -l server -x -d 'the servers'
@@ -80,7 +97,7 @@ complete -c gm-collectd -l version -d 'show the version'
 
 complete -c gm-dead -f
 complete -c gm-dead -s f -l function -x -a '(__gearmang_ask GLOB)' -d 'of functions that match'
-complete -c gm-dead -s r -l reason -x -a 'error timeout crash lost hung rejected collected' -d 'error, timeout, crash, lost, hung, rejected or collected'
+complete -c gm-dead -s r -l reason -x -a 'error timeout crash lost hung rejected collected drained' -d 'error, timeout, crash, lost, hung, rejected, collected or drained'
 complete -c gm-dead -s m -l match -x -d 'whose error matches'
 complete -c gm-dead -s u -l unique -x -a '(__gearmang_ask KEY)' -d 'with this unique'
 complete -c gm-dead -l fingerprint -x -a '(__gearmang_ask HEX)' -d 'of one cause, as --group shows it'
@@ -88,7 +105,9 @@ complete -c gm-dead -l since -x -d 'last failed then or later'
 complete -c gm-dead -l until -x -d 'last failed then or earlier'
 complete -c gm-dead -l after -x -a '(__gearmang_ask ID)' -d 'with an id above this'
 complete -c gm-dead -s n -l limit -x -d 'no more than N'
-complete -c gm-dead -l delayed -d 'retries waiting for their time, instead'
+complete -c gm-dead -l delayed -d 'jobs that wait for their time, instead'
+complete -c gm-dead -l newest -d 'newest first: -n 5 lists the last five'
+complete -c gm-dead -l follow -d 'then go on: print each death as it happens'
 complete -c gm-dead -l group -d 'one line per cause, the most frequent first'
 complete -c gm-dead -l data -d 'the payload of the one ID, byte for byte'
 complete -c gm-dead -l json -d 'print JSON lines, also on a terminal'
@@ -98,30 +117,55 @@ complete -c gm-dead -s h -l help -d 'show this'
 complete -c gm-dead -l version -d 'show the version'
 complete -c gm-dead -n 'test (__gearmang_operands -f --function -r --reason -m --match -u --unique --fingerprint --since --until --after -n --limit --quarantine) -ge 0' -a '(__gearmang_ask ID)'
 
+complete -c gm-drain -f
+complete -c gm-drain -l why -x -d 'keep this text in the history'
+complete -c gm-drain -l quarantine -r -F -d 'the quarantine file'
+complete -c gm-drain -s s -l server -x -d 'the servers'
+complete -c gm-drain -l json -d 'print records on a terminal, too'
+complete -c gm-drain -s q -l quiet -d 'print no records'
+complete -c gm-drain -s h -l help -d 'show this'
+complete -c gm-drain -l version -d 'show the version'
+complete -c gm-drain -n 'test (__gearmang_operands --why --quarantine -s --server) -eq 0' -a '(__gearmang_ask FUNCTION)'
+
 complete -c gm-drop -f
+complete -c gm-drop -l ids -d 'bare ids on stdin, one per line'
+complete -c gm-drop -l why -x -d 'kept in the history'
 complete -c gm-drop -l strict -d 'stop at the first bad line'
 complete -c gm-drop -l quarantine -r -F -d 'the quarantine file'
 complete -c gm-drop -s q -l quiet -d 'print no records'
+complete -c gm-drop -l json -d 'print records, also on a terminal'
 complete -c gm-drop -s h -l help -d 'show this'
 complete -c gm-drop -l version -d 'show the version'
-complete -c gm-drop -n 'test (__gearmang_operands --quarantine) -ge 0' -a '(__gearmang_ask ID)'
+complete -c gm-drop -n 'test (__gearmang_operands --why --quarantine) -ge 0' -a '(__gearmang_ask ID)'
 
 complete -c gm-history -f
 complete -c gm-history -s f -l function -x -a '(__gearmang_ask GLOB)' -d 'of functions that match'
 complete -c gm-history -s u -l unique -x -a '(__gearmang_ask KEY)' -d 'of jobs with this unique'
 complete -c gm-history -l fingerprint -x -a '(__gearmang_ask HEX)' -d 'of one cause'
-complete -c gm-history -l action -x -a 'requeue drop bury' -d 'requeue, drop or bury'
+complete -c gm-history -l action -x -a 'requeue drop bury drain at pause resume' -d 'requeue, drop, bury, drain, at, pause or resume'
 complete -c gm-history -l user -x -d 'by this user'
 complete -c gm-history -l since -x -d 'done then or later'
 complete -c gm-history -l until -x -d 'done then or earlier'
 complete -c gm-history -l after -x -d 'with an entry number above this'
 complete -c gm-history -s n -l limit -x -d 'no more than N'
+complete -c gm-history -l newest -d 'newest first: -n 5 lists the last five'
 complete -c gm-history -l json -d 'print JSON lines, also on a terminal'
 complete -c gm-history -l table -d 'print a table, also into a pipe'
 complete -c gm-history -l quarantine -r -F -d 'the quarantine file'
 complete -c gm-history -s h -l help -d 'show this'
 complete -c gm-history -l version -d 'show the version'
 complete -c gm-history -n 'test (__gearmang_operands -f --function -u --unique --fingerprint --action --user --since --until --after -n --limit --quarantine) -ge 0' -a '(__gearmang_ask ID)'
+
+complete -c gm-pause -f
+complete -c gm-pause -l until -x -d 'resume then: a DURATION from now or an ISO 8601 time'
+complete -c gm-pause -l why -x -d 'the reason, shown by gm-status and kept in the history'
+complete -c gm-pause -l quarantine -r -F -d 'the quarantine file'
+complete -c gm-pause -s s -l server -x -d 'the servers'
+complete -c gm-pause -l json -d 'print records on a terminal, too'
+complete -c gm-pause -s q -l quiet -d 'print no records'
+complete -c gm-pause -s h -l help -d 'show this'
+complete -c gm-pause -l version -d 'show the version'
+complete -c gm-pause -n 'test (__gearmang_operands --until --why --quarantine -s --server) -ge 0' -a '(__gearmang_ask FUNCTION)'
 
 complete -c gm-python -f
 complete -c gm-python -l setup -x -d 'call this of MODULE before the first job; what it returns, if not None, is the second argument of the others'
@@ -143,16 +187,27 @@ complete -c gm-reap -l version -d 'show the version'
 
 complete -c gm-requeue -f
 complete -c gm-requeue -l edit -d 'take function, priority, data from the record'
+complete -c gm-requeue -l ids -d 'bare ids on stdin, one per line'
 complete -c gm-requeue -l rate -x -d 'at most N jobs a second'
 complete -c gm-requeue -l wait -d 'in the foreground: a job leaves the quarantine only when it is done; 1 if any failed'
-complete -c gm-requeue -l plain -d 'no envelope, for workers that are not gm-work'
+complete -c gm-requeue -l why -x -d 'kept in the history'
 complete -c gm-requeue -l strict -d 'stop at the first bad line'
 complete -c gm-requeue -l quarantine -r -F -d 'the quarantine file'
 complete -c gm-requeue -s s -l server -x -d 'the servers'
 complete -c gm-requeue -s q -l quiet -d 'print no records'
+complete -c gm-requeue -l json -d 'print records, also on a terminal'
 complete -c gm-requeue -s h -l help -d 'show this'
 complete -c gm-requeue -l version -d 'show the version'
-complete -c gm-requeue -n 'test (__gearmang_operands --rate --quarantine -s --server) -ge 0' -a '(__gearmang_ask ID)'
+complete -c gm-requeue -n 'test (__gearmang_operands --rate --why --quarantine -s --server) -ge 0' -a '(__gearmang_ask ID)'
+
+complete -c gm-resume -f
+complete -c gm-resume -l why -x -d 'keep this text in the history'
+complete -c gm-resume -l quarantine -r -F -d 'the quarantine file'
+complete -c gm-resume -l json -d 'print records on a terminal, too'
+complete -c gm-resume -s q -l quiet -d 'print no records'
+complete -c gm-resume -s h -l help -d 'show this'
+complete -c gm-resume -l version -d 'show the version'
+complete -c gm-resume -n 'test (__gearmang_operands --why --quarantine) -ge 0' -a '(__gearmang_ask FUNCTION)'
 
 complete -c gm-salvage -f
 complete -c gm-salvage -l check -d 'what the file is and what is wrong with it, instead; 1 if anything'
@@ -170,6 +225,10 @@ complete -c gm-server -s h -l help -d 'show this'
 complete -c gm-server -l version -d 'show the version'
 
 complete -c gm-status -f
+complete -c gm-status -s f -l function -x -a '(__gearmang_ask GLOB)' -d 'these functions only'
+complete -c gm-status -l busy -d 'leave out functions that have nothing'
+complete -c gm-status -l every -x -d 'again each TIME, with the jobs done and failed meanwhile'
+complete -c gm-status -l days -d 'a record per function and day: jobs done, jobs failed'
 complete -c gm-status -l by-server -d 'a record per function and server'
 complete -c gm-status -l workers -d 'a record per worker, of gearmand and of the file'
 complete -c gm-status -l prometheus -d 'print text for the textfile collector of node_exporter'
@@ -188,6 +247,7 @@ complete -c gm-submit -l priority -x -a 'high normal low' -d 'high, normal or lo
 complete -c gm-submit -l wait -d 'run in the foreground, print each result as it finishes; 1 if any failed'
 complete -c gm-submit -l strict -d 'stop at the first bad line'
 complete -c gm-submit -s s -l server -x -d 'the servers'
+complete -c gm-submit -l json -d 'print records on a terminal, too'
 complete -c gm-submit -s q -l quiet -d 'print no records'
 complete -c gm-submit -s h -l help -d 'show this'
 complete -c gm-submit -l version -d 'show the version'
@@ -219,7 +279,7 @@ complete -c gm-work -l tries -x -d 'attempts before quarantine'
 complete -c gm-work -l delay -x -d 'before attempt 2, then doubling'
 complete -c gm-work -l max-delay -x -d ''
 complete -c gm-work -l exit -x -d 'such as 3=dead,4=drop,0=dead'
-complete -c gm-work -l brake -x -d 'pause after failures of N different jobs in a row'
+complete -c gm-work -l brake -x -d 'failures of N different jobs in a row are an outage: hold, do not count'
 complete -c gm-work -l foreground -d 'all jobs of this function are waited for'
 complete -c gm-work -l via -x -a '(__gearmang_ask FUNCTION)' -d 'quarantine through a gm-collect elsewhere'
 complete -c gm-work -l quarantine -r -F -d 'the quarantine file'

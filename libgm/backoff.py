@@ -1,11 +1,13 @@
-"""Growing pauses: the wait before something that has failed is tried again. Pure but for the die that jitters."""
+"""Growing pauses between attempts."""
 
 from __future__ import annotations
 
 
 class Backoff:
-    """A pause that starts at `first` seconds and doubles with every failure in a row, up to `most`; jittered by `jitter`, a
-    fraction, so that many processes do not come back at once."""
+    """A pause that starts at `first` seconds and doubles with each failure in a row, up to `most` seconds.
+
+    jitter: the fraction by which a pause varies at random, so that many processes do not try again at once.
+    """
 
     __slots__ = ("first", "most", "jitter", "pause")
 
@@ -19,5 +21,5 @@ class Backoff:
         return self.pause * random.uniform(1 - self.jitter, 1 + self.jitter)
 
     def reset(self) -> None:
-        """It worked: the next pause is the first one again."""
+        """Start again from the first pause, after a success."""
         self.pause = 0.0

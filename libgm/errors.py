@@ -1,18 +1,18 @@
-"""The one family of errors that libgm raises; cli turns them into a line on stderr and an exit status."""
+"""Exit statuses, and the one family of errors that libgm raises. libgm.shell.run turns an error into a line and a status."""
 
 from __future__ import annotations
 
 OK = 0
 NO = 1              # the answer is no, or some records failed
 USAGE = 2
-UNAVAILABLE = 111   # server or file not available: try again later
+UNAVAILABLE = 111   # a server or a file is not available: try again later
 CANNOT_RUN = 126    # COMMAND was found but cannot be run
 NOT_FOUND = 127     # COMMAND was not found
 INTERRUPTED = 130
 
 
 class Error(Exception):
-    """Base of all; the text is one line, `thing: what went wrong: why`."""
+    """The base of all errors. The text is one line: `thing: what went wrong: why`."""
 
     status = NO
 
@@ -24,7 +24,7 @@ class Usage(Error):
 
 
 class Strict(Exception):
-    """--strict: a bad line, or a job that is refused, ends it; what was done before it stays done."""
+    """Under --strict, a bad line or a refused job ends the input. What was done before stays done."""
 
 
 class BadRecord(Error):
@@ -32,13 +32,17 @@ class BadRecord(Error):
 
 
 class Unavailable(Error):
-    """A server or a file that cannot be had now."""
+    """A server or a file that is not available now."""
 
     status = UNAVAILABLE
 
 
+class Replaced(Unavailable):
+    """The quarantine file is not the file any more that its path leads to. Trying again does not help."""
+
+
 class CannotRun(Error):
-    """COMMAND cannot be run: status 127 where it was not found, else 126."""
+    """COMMAND cannot be run: status 127 if it was not found, else 126."""
 
     def __init__(self, text: str, status: int = CANNOT_RUN):
         super().__init__(text)
@@ -46,5 +50,5 @@ class CannotRun(Error):
 
 
 def reason(error: OSError) -> str:
-    """What the system says of an error, as the end of a message."""
+    """The system's words for an error, in lower case, as the end of a message."""
     return (error.strerror or str(error) or type(error).__name__).lower()

@@ -10,7 +10,7 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 def duration(text: str, name: str = "duration") -> float:
-    """Seconds of a DURATION: a number with optional s m h d w. Raises Usage."""
+    """The seconds of a DURATION: a number with an optional s, m, h, d or w. Raises Usage, which names `name`."""
     number, unit = (text[:-1], text[-1]) if text[-1:] in SECONDS else (text, "s")
     try:
         seconds = float(number) * SECONDS[unit]
@@ -22,7 +22,10 @@ def duration(text: str, name: str = "duration") -> float:
 
 
 def when(text: str, name: str = "time", now: float | None = None) -> float:
-    """Epoch seconds of a WHEN: an age (a DURATION before now), or ISO 8601, naive is UTC. Raises Usage."""
+    """Epoch seconds of a WHEN: an age (a DURATION before now), or an ISO 8601 time, in UTC unless it says otherwise.
+
+    Raises Usage, which names `name`.
+    """
     import time
     try:
         return (time.time() if now is None else now) - duration(text)
@@ -34,8 +37,20 @@ def when(text: str, name: str = "time", now: float | None = None) -> float:
         raise Usage(f"{name}: neither an age (2d) nor an ISO 8601 time: {text!r}") from None
 
 
+def future(text: str, name: str, now: float) -> float:
+    """Epoch seconds of a WHEN that lies ahead: a DURATION from now, or ISO 8601, naive is UTC. Raises Usage."""
+    try:
+        return now + duration(text)
+    except Usage:
+        pass
+    try:
+        return epoch(text)
+    except ValueError:
+        raise Usage(f"{name}: neither a DURATION (2h) nor an ISO 8601 time: {text!r}") from None
+
+
 def epoch(text: str) -> float:
-    """Epoch seconds of an ISO 8601 time from 1970 on; naive is UTC. Raises ValueError."""
+    """Epoch seconds of an ISO 8601 time from 1970 on, in UTC unless it says otherwise. Raises ValueError."""
     import datetime
     found = datetime.datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
     seconds = (found if found.tzinfo else found.replace(tzinfo=datetime.timezone.utc)).timestamp()
@@ -45,19 +60,24 @@ def epoch(text: str) -> float:
 
 
 def iso(seconds: float | None) -> str | None:
-    """2026-11-24T13:42:00Z of epoch seconds."""
+    """The ISO 8601 time of epoch seconds, as 2026-11-24T13:42:00Z. None stays None."""
     return None if seconds is None else _iso(int(seconds))
 
 
-@lru_cache(64)   # records that follow one another are often of one second
+@lru_cache(64)   # records in a row often share a second
 def _iso(seconds: int) -> str:
     import time
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def age(seconds: float) -> str:
-    """Seconds in human form: 3m, 2d."""
+    """Seconds in the largest whole unit: 3m, 2d."""
     for unit, size in (("w", 604800 * 2), ("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= size:
             return f"{int(seconds // SECONDS[unit])}{unit}"
     return f"{int(seconds)}s"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: 1 job, 12 jobs."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

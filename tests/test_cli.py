@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
+import sys
 
 import pytest
 from conftest import ROOT, until
@@ -37,7 +39,9 @@ def tool(gm, tmp_path):
         def __call__(self, body=ECHO, usage="[--] [ID...]", command=False):
             body = "\n    ".join(body.split("\n"))
             self.path.write_text(f'#!/usr/bin/env python3\n"""{DOC.format(usage=usage)}"""\n'
-                                 "import os, sys\nfrom libgm import errors\nfrom libgm.shell import lines, messages, options, places\nfrom libgm.shell.run import run\n\n\n"
+                                 "import os, sys\nfrom libgm import errors\n"
+                                 "from libgm.shell import lines, messages, options, places\n"
+                                 "from libgm.shell.run import run\n\n\n"
                                  f"def main(args):\n    {body}\n\n\n"
                                  f"run(main, __doc__, command={command})\n")
             self.path.chmod(0o755)
@@ -105,7 +109,9 @@ def test_operands_of_another_program_need_the_two_dashes(tool):
     (["--quietly"], "no option --quietly: did you mean --quiet?"),
     (["--quie"], "no option --quie: did you mean --quiet?"),
     (["--servers=a"], "no option --servers: did you mean --server?"),
-    (["--zzz"], "no option --zzz"), (["-x"], "no option -x"),
+    (["--zzz"], "no option --zzz"), (["-x"], "no option -x"), (["--fingerprint=1"], "no option --fingerprint"),
+    (["--qarantine=x"], "no option --qarantine: did you mean --quarantine?"),
+    (["--se"], "no option --se: did you mean --server?"),
     (["--quiet=1"], "--quiet: takes no value"), (["-j"], "-j: a value is missing"),
     (["--jobs"], "--jobs: a value is missing"), (["-help"], "no option -e: did you mean --help?")], ids=str)
 def test_wrong_options(tool, args, text):
@@ -156,7 +162,7 @@ def test_help_and_version_need_nothing_else(tool, tmp_path):
         assert tool.run(*args).out.decode() == DOC.format(usage="[--] [ID...]")
     assert tool.run("--version").out.decode() == f"gm-x {__version__}\n"
     result = tool.run(status=1)
-    assert result.err.startswith(b"gm-x: cannot import docopt: pip install ") and result.err.count(b"\n") == 1
+    assert result.err.startswith(b"gm-x: cannot import docopt: cd ") and result.err.count(b"\n") == 1
 
 
 def test_help_imports_nothing_heavy(tool, gm):
@@ -242,31 +248,183 @@ from libgm.shell import signals
 stop = signals.stopping()
 poll = select.poll()
 poll.register(stop.fd, select.POLLIN)
-os.write(1, b"%d%d" % (stop.set, stop.count))
-while stop.count < 2:
+os.write(1, b"%d" % stop.count())
+while stop.count() < 2:
     poll.poll()
-    os.read(stop.fd, 9)
-    os.write(1, b"%d%d" % (stop.set, stop.count))""")
+    stop.clear()
+    os.write(1, b"%d" % stop.count())""")
     process = gm.start(tool.path, env=tool.env)
-    for number, said in (signal.SIGTERM, b"00"), (signal.SIGINT, b"0011"):
+    for number, said in (signal.SIGTERM, b"0"), (signal.SIGINT, b"01"):
         until(lambda: process.out_path.read_bytes() == said)
         process.send_signal(number)
     assert process.wait(20) == 0
-    assert process.out_path.read_bytes() == b"001112"
+    assert process.out_path.read_bytes() == b"012"
+
+
+CONTROL = """from libgm.shell.signals import Control
+reading, writing = os.pipe()
+control = Control(60.0, reading, interrupt=%s)
+control.on_term = lambda: os.write(1, b"on_term ")
+os.write(1, b"ready ")
+%s"""
+
+
+def test_control_stops_at_the_first_term_and_gives_no_grace_at_the_second(tool, gm):
+    tool(CONTROL % (True, """import time
+while not control.stopping: control.wait(60)
+os.write(1, b"%d " % (control.deadline() > time.monotonic() + 30))
+while control.deadline() > time.monotonic(): control.wait(60)"""))
+    process = gm.start(tool.path, env=tool.env)
+    for number, said in (signal.SIGTERM, b"ready "), (signal.SIGINT, b"ready on_term 1 "):
+        until(lambda: process.out_path.read_bytes() == said)
+        process.send_signal(number)
+    assert process.wait(20) == 0
+    assert process.out_path.read_bytes() == b"ready on_term 1 "
+
+
+@pytest.mark.parametrize("end", ["signal", "parent"])
+def test_control_retires_at_hup_and_at_the_death_of_the_parent(tool, gm, end):
+    tool(CONTROL % (False, f"if {end == 'parent'}: os.close(writing)\n"
+                    "while not control.retired: control.wait(60)\nos.write(1, b'%d' % control.stopping)"))
+    process = gm.start(tool.path, env=tool.env)
+    until(lambda: process.out_path.read_bytes().startswith(b"ready "))
+    if end == "signal":
+        process.send_signal(signal.SIGINT)   # which a worker ignores
+        process.send_signal(signal.SIGHUP)
+    assert process.wait(20) == 0
+    assert process.out_path.read_bytes() == b"ready 0"
+
+
+PLACES = "os.write(1, (places.quarantine(args) + ' ' + places.servers(args)).encode())"
+
+
+@pytest.fixture
+def system(tmp_path):
+    """A line for a tool that puts the machine's folder at a path of the test's own."""
+    folder = tmp_path / "system"
+    return folder, f"places.SYSTEM = {str(folder)!r}\n"
 
 
 @pytest.mark.parametrize("args, env, found", [
     (["--quarantine=a", "-s", "b"], {"GM_QUARANTINE": "c", "GM_SERVERS": "d"}, "a b"),
     ([], {"GM_QUARANTINE": "c", "GM_SERVERS": "d"}, "c d"),
-    ([], {"GM_QUARANTINE": "", "GM_SERVERS": None, "XDG_STATE_HOME": "/x"}, "/x/gearmang 127.0.0.1:4730"),
-    ([], {"GM_QUARANTINE": None, "HOME": "/h"}, "/h/.local/state/gearmang 127.0.0.1:1")])
-def test_places(tool, args, env, found):
-    """The last two are where the machine has no /var/lib/gearmang."""
-    path, server = found.split()
-    if path.endswith("/gearmang"):
-        path = ("/var/lib/gearmang" if os.path.isdir("/var/lib/gearmang") else path) + "/quarantine.db"
-    tool("os.write(1, (places.quarantine(args) + ' ' + places.servers(args)).encode())")
-    assert tool.run(*args, env=env).out.decode() == f"{path} {server}"
+    ([], {"GM_QUARANTINE": "", "GM_SERVERS": None, "XDG_STATE_HOME": "/x"}, "/x/gearmang/quarantine.db 127.0.0.1:4730"),
+    ([], {"GM_QUARANTINE": None, "HOME": "/h"}, "/h/.local/state/gearmang/quarantine.db 127.0.0.1:1"),
+    ([], {"GM_QUARANTINE": None, "HOME": "/h", "XDG_STATE_HOME": "~/x"},   # a relative one is no path
+     "/h/.local/state/gearmang/quarantine.db 127.0.0.1:1")])
+def test_places(tool, system, args, env, found):
+    assert tool(system[1] + PLACES).run(*args, env=env).out.decode() == found
+
+
+def test_the_machine_s_folder_comes_first(tool, system):
+    system[0].mkdir()
+    assert tool(system[1] + PLACES).run(env={"GM_QUARANTINE": None}).out.decode() == f"{system[0]}/quarantine.db 127.0.0.1:1"
+
+
+def as_stranger(tool, gm, env):
+    """The tool run by a user that the system does not know."""
+    change = ["unshare", "--user", "--map-user=54321"] if os.getuid() else \
+        ["setpriv", "--reuid=54321", "--clear-groups", "--inh-caps=+dac_override", "--ambient-caps=+dac_override", "--"]
+    return gm(*change, tool.path, env={**tool.env, "GM_QUARANTINE": None, **env}, status=None, cwd="/")
+
+
+@pytest.mark.parametrize("env", [{"HOME": None}, {"HOME": ""}, {"HOME": None, "XDG_STATE_HOME": "state"}], ids=str)
+def test_no_home_is_no_default_place(tool, gm, system, env):
+    result = as_stranger(tool(system[1] + PLACES), gm, env)
+    assert (result.status, result.out) == (2, b"")
+    assert result.err == b"gm-x: no home directory for quarantine.db: use --quarantine: see gm-x --help\n"
+    tool(system[1] + "os.write(1, places.state_folder('--store', 'gearmand.db').encode())")
+    assert b"for gearmand.db: use --store" in as_stranger(tool, gm, env).err
+    assert as_stranger(tool, gm, {**env, "XDG_STATE_HOME": "/x"}).out == b"/x/gearmang"
+
+
+@pytest.mark.parametrize("mode, file, allowed", [(0o070, None, False), (0o570, None, False), (0o570, 0o260, False),
+                                                 (0o570, 0o460, True), (0o770, None, True)])
+def test_the_machine_s_folder_that_is_closed_to_the_user(tool, gm, system, mode, file, allowed):
+    """No tool works beside the machine's file in silence."""
+    system[0].mkdir()
+    if file:
+        (system[0] / "quarantine.db").touch(file)
+    tool(system[1] + PLACES)
+    bound = () if os.getuid() else ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--")
+    system[0].chmod(mode)
+    try:
+        result = gm(*bound, tool.path, env={**tool.env, "GM_QUARANTINE": None}, status=0 if allowed else 111)
+    finally:
+        system[0].chmod(0o700)
+    if allowed:
+        assert result.out.decode() == f"{system[0]}/quarantine.db 127.0.0.1:1"
+    else:
+        assert (result.out, result.err.decode()) == (b"", f"gm-x: {system[0]}: permission denied: add yourself to the group "
+                                                     "gearmang, or use --quarantine\n")
+
+
+@pytest.mark.parametrize("args", [("gm-dead", "--quarantine=q.db"), ("gm-python", "mod:f"), ("gm-server", "--store=s.db"),
+                                  ("gm-work", "--quarantine=q.db", "f", "true")], ids=lambda args: args[0])
+def test_a_working_directory_that_is_gone(gm, args):
+    result = gm("sh", "-c", 'mkdir gone && cd gone && rmdir ../gone && exec "$@" </dev/null', "sh", *args, status=111)
+    assert result.out == b""
+    assert result.err.decode() == f"{args[0]}: working directory: no such file or directory\n"
+
+
+def test_what_gm_dead_selects_by_is_told(gm):
+    """`gm-drop -f resize` is what everybody tries first."""
+    for tool in "gm-drop", "gm-requeue":
+        for args, pipeline in [(["-f", "resize"], f"gm-dead -f resize | {tool}"),
+                               (["-qf", "a b", "--until=2d"], f"gm-dead -f 'a b' --until=2d | {tool} --quiet"),
+                               (["--quarantine=x", "--delayed"], f"gm-dead --quarantine=x --delayed | {tool} --quarantine=x")]:
+            result = gm(tool, *args, status=2)
+            assert result.err.decode().endswith(f": gm-dead selects: {pipeline}: see {tool} --help\n")
+    assert b"gm-dead" not in gm("gm-bury", "-f", "resize", status=2).err
+
+
+def test_the_options_that_select_are_gm_dead_s():
+    from libgm.shell import hints, options
+    table = options.option_table((ROOT / "bin/gm-dead").read_text())
+    assert {name: table.get(name) for name in hints.SELECTION} == hints.SELECTION
+
+
+@pytest.mark.parametrize("args, meant", [
+    (("--", "./resize.sh", "resize"), "gm-work resize -- ./resize.sh"),
+    (("sh", "resize", "x"), "gm-work resize -- sh x"),
+    (("f", "sh x.py"), "gm-work f -- sh x.py"), (("f", "sh x.py", "a b"), "gm-work f -- sh x.py 'a b'"),
+    (("f", "./no-such"), None), (("f", "no such"), None), (("f", ""), None)], ids=str)
+def test_what_was_meant_by_a_command_that_is_not_found(gm, args, meant):
+    (gm.home / "resize.sh").write_text("#!/bin/sh\n")
+    (gm.home / "resize.sh").chmod(0o755)
+    result = gm("gm-work", *args, status=127, env={"PATH": f"{ROOT}/bin:{os.path.dirname(sys.executable)}:/bin"})
+    end = "command not found" + (f": did you mean {meant}?" if meant else "")
+    assert result.err.decode().endswith(f": cannot run: {end}\n") and result.err.count(b"\n") == 1
+
+
+ACT = """output = lines.Output(quiet=args['--quiet'], acts=True, json=args['--jobs'] == 'json')
+output.emit({'id': 1})
+output.close()
+messages.summarize(output, '1 job removed; 2 dead jobs left')"""
+
+
+@pytest.mark.parametrize("args, out, err", [
+    ([], b"", b"gm-x: 1 job removed; 2 dead jobs left\n"), (["-q"], b"", b""),
+    (["--jobs=json"], b'{"id":1}\r\n', b"gm-x: 1 job removed; 2 dead jobs left\n")], ids=str)
+def test_a_person_sees_what_was_done_and_records_only_where_asked_for(tool, gm, args, out, err):
+    tool(ACT)
+    leader, terminal = os.openpty()
+    process = gm.start(tool.path, *args, env=tool.env, stdout=terminal)
+    os.close(terminal)
+    assert process.wait(20) == 0
+    os.set_blocking(leader, False)
+    try:
+        shown = os.read(leader, 4096)
+    except OSError:   # Linux says EIO where nothing was written and nobody has the terminal open
+        shown = b""
+    os.close(leader)
+    assert (shown, process.err_path.read_bytes()) == (out, err)
+
+
+def test_a_pipe_gets_the_records_and_no_summary(tool):
+    result = tool(ACT).run()
+    assert (result.records, result.err) == ([{"id": 1}], b"")
+    assert tool.run("-q").out == b""
 
 
 def test_numbers_and_durations(tool):
@@ -280,6 +438,19 @@ def test_numbers_and_durations(tool):
     assert tool.refused("-t", "x") == "--timeout: not a duration: 'x' (a number with s, m, h, d or w)"
 
 
+def test_times_choices_and_ids(tool):
+    tool("import json\n"
+         "found = [options.when(args, '--timeout', 1e9), options.choice(args, '--jobs', ('1', '2')), options.ids(args['ID'])]\n"
+         "os.write(1, json.dumps(found).encode())")
+    assert tool.args() == [None, "1", []]
+    assert tool.args("-t", "2d", "-j", "2", "7", "08") == [1e9 - 172800, "2", [7, 8]]
+    assert tool.args("-t", "1970-01-02")[0] == 86400
+    assert tool.refused("-t", "x") == "--timeout: neither an age (2d) nor an ISO 8601 time: 'x'"
+    assert tool.refused("-j", "3") == "--jobs: '3' is not one of 1, 2"
+    for text in "x", "-", "1.5", "٣", str(1 << 63), "9" * 5000:
+        assert tool.refused(text) == f"not an id: {text!r}"
+
+
 @pytest.mark.parametrize("args, module, extra", [
     (("gm-check", "queue"), "nagiosplugin", "check"), (("gm-tally",), "ddsketch", "tally"), (("gm-blueox",), "zmq", "blueox"),
     (("gm-blueox",), "msgpack", "blueox")], ids=["check", "tally", "blueox", "msgpack"])
@@ -289,4 +460,5 @@ def test_a_library_that_is_not_installed_is_told_with_its_cure(gm, tmp_path, arg
     result = gm(*args, env={"PYTHONPATH": str(tmp_path)}, status=3 if plugin else 1)
     said = result.out if plugin else result.err
     assert said.startswith(b"GEARMANG UNKNOWN - cannot import " if plugin else args[0].encode() + b": cannot import ")
-    assert f"{module}: pip install 'gearmang[{extra}]', in a checkout '.[{extra}]'\n".encode() in said and said.count(b"\n") == 1
+    cure = f"{module}: cd {shlex.quote(str(ROOT))} && make venv && . .venv/bin/activate && pip install -e '.[{extra}]'\n"
+    assert cure.encode() in said and said.count(b"\n") == 1

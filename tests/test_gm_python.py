@@ -6,6 +6,7 @@ import base64
 import json
 import signal
 import subprocess
+import sys
 
 import pytest
 from conftest import ROOT, until
@@ -45,6 +46,17 @@ def surrogate(job): return "\\ud800"
 def surrogate_error(job): raise ValueError("\\ud800")
 def no_json(job): return {1, 2}
 def no_number(job): job.extra(n=float("nan"))
+def no_result(job): return {"n": float("inf")}
+def no_delay(job): raise Retry(delay=float(job.text))
+def submits_no_number(job): job.submit("next", float("nan"))
+def noted(job):
+    error = ValueError("wrong\\nand more")
+    error.__notes__ = ["a note", "another"]   # as add_note() does from Python 3.11 on
+    raise error
+class Nameless(Exception):
+    def __str__(self): return 1 / 0
+def nameless(job): raise Nameless
+def setup_noted(): noted(None)
 def deep(job): return deep(job)
 def setup():
     print("setting up", file=sys.stderr)
@@ -118,6 +130,35 @@ def test_an_exception_is_the_error_and_its_traceback_stderr(gm, module):
     assert "libgm" not in answer["stderr"]   # none of our own frames
 
 
+def test_the_error_is_the_exception_s_line_and_its_notes_stay_in_stderr(gm, module):
+    answer, = call(gm, "noted", "x", status=1).records
+    assert answer["error"] == "ValueError: wrong"
+    assert "and more" in answer["stderr"]
+    if sys.version_info >= (3, 11):   # earlier ones know no notes
+        assert answer["stderr"].endswith("a note\nanother")
+
+
+def test_a_group_of_exceptions_is_told_by_its_own_line(gm, tmp_path):
+    (tmp_path / "mod.py").write_text("""
+class Group(Exception):
+    exceptions = ()
+def fail(job):
+    try:
+        raise ExceptionGroup("two of them", [ValueError("a"), TypeError("b")])
+    except NameError:   # before Python 3.11
+        raise Group("two of them (2 sub-exceptions)") from None
+""")
+    answer, = call(gm, "fail", "x", status=1).records
+    assert answer["error"].endswith("Group: two of them (2 sub-exceptions)")
+
+
+@pytest.mark.parametrize("delay", ["nan", "inf", "-1", "soon"])
+def test_a_delay_that_is_none_fails_its_job_alone(gm, module, delay):
+    answers = call(gm, "no_delay", delay, "2", status=1).records
+    assert answers[0]["error"].startswith("ValueError: ") and "delay" not in answers[0]
+    assert answers[1]["delay"] == 2
+
+
 def test_verdicts(gm, module):
     assert call(gm, "retry", "x", status=1).records == [
         {"ok": False, "error": "to be tried again", "verdict": "retry", "delay": 7.5}]
@@ -127,16 +168,20 @@ def test_verdicts(gm, module):
 
 @pytest.mark.parametrize("name, error", [
     ("leave", "SystemExit"), ("surrogate", "UnicodeEncodeError"), ("surrogate_error", "ValueError: ?"),
-    ("no_json", "TypeError"), ("no_number", "ValueError"), ("deep", "RecursionError"), ("double", "JSONDecodeError")])
+    ("no_json", "TypeError"), ("no_number", "ValueError"), ("no_result", "ValueError"), ("submits_no_number", "ValueError"),
+    ("nameless", "mod.Nameless: <exception str() failed>"), ("noted", "ValueError: wrong"),
+    ("deep", "RecursionError"), ("double", "JSONDecodeError")])
 def test_what_cannot_be_answered_fails_its_job_alone(gm, module, name, error):
     answers = call(gm, name, "x", "y", status=1).records
     assert len(answers) == 2 and not any(answer["ok"] for answer in answers) and error in answers[0]["error"]
 
 
 def test_lines_that_are_no_records(gm, module):
-    answers = gm("gm-python", "mod:upper", input=b'nix\n[1]\n\n{"data":7}\n{"data":"x"}\n', status=1).records
-    assert [answer.get("error") for answer in answers][1:] == ["not a JSON object", "data is not a string: quote it, or "
-                                                               "use .data|tojson in jq", None]
+    lines = b'nix\n[1]\n\n{"data":"x","x":NaN}\n{"data":"x","x":1e400}\n{"data":7}\n{"data":"x"}\n'
+    answers = gm("gm-python", "mod:upper", input=lines, status=1).records
+    assert [answer.get("error") for answer in answers][1:] == [
+        "not a JSON object", "not JSON: NaN is not a JSON number", "not JSON: 1e400 is out of range",
+        "data is not a string: quote it, or use .data|tojson in jq", None]
     assert answers[0]["error"].startswith("not JSON")
 
 
@@ -150,10 +195,13 @@ def test_set_up_and_clean_up(gm, module, tmp_path):
 @pytest.mark.parametrize("name, options, message", [
     ("mod:nix", (), "mod:nix: AttributeError"), ("nix:f", (), "nix:f: ModuleNotFoundError"),
     ("mod:word", (), "mod:word: not callable"), ("mod", (), "mod: not MODULE:CALLABLE"),
-    ("bad:f", (), "bad:f: SyntaxError"), ("mod:upper", ("--setup=broken",), "broken: OSError: no database"),
+    ("bad:f", (), "bad:f: SyntaxError"), ("leaves:f", (), "leaves:f: SystemExit: 0"),
+    ("mod:upper", ("--setup=setup_noted",), "setup_noted: ValueError: wrong\n"),
+    ("mod:upper", ("--setup=broken",), "broken: OSError: no database"),
     ("mod:upper", ("--teardown=nix",), "nix: AttributeError")])
 def test_what_cannot_be_loaded_is_said_before_a_job_is_read(gm, module, tmp_path, name, options, message):
     (tmp_path / "bad.py").write_text("def f(:\n")
+    (tmp_path / "leaves.py").write_text("raise SystemExit(0)\n")
     result = gm("gm-python", *options, name, input=b'{"data":"x"}\n', status=1)
     assert result.out == b"" and f"gm-python: {message}".encode() in result.err
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import json
 import socket
-import sqlite3
 import struct
 import sys
 
@@ -196,9 +195,8 @@ def test_its_worker_sees_the_payload_after_a_retry(gm, made, gearmand, peer):
 def test_its_worker_sees_the_payload_after_a_delayed_retry(gm, made, gearmand, peer):
     raw_submit(gearmand, submitted())
     gm("gm-work", "--brake=0", "--delay=1h", "--until-empty", "f", "--", "false")
-    with sqlite3.connect(gm.home / "quarantine.db") as database:
+    with gm.database() as database:
         assert database.execute("UPDATE job SET due = 0 WHERE state = 'delayed'").rowcount == len(UNIQUES)
-    database.close()
     gm.start("gm-work", "another", "--", "true")   # releases what is due, of any function
     seen_by(made(peer), submitted())
 

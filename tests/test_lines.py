@@ -102,7 +102,7 @@ def test_waiting_is_called_before_input_blocks_and_not_while_lines_are_at_hand()
 
 def test_unreadable_input_is_an_error(tmp_path):
     fd = os.open(tmp_path, os.O_RDONLY)
-    with pytest.raises(Error, match="^standard input: cannot read: is a directory$"):
+    with pytest.raises(Error, match=r"^standard input: cannot read: is a directory$"):
         list(lines.Input(fd))
     os.close(fd)
 
@@ -111,7 +111,9 @@ def test_unreadable_input_is_an_error(tmp_path):
     (b"{", "not JSON: "), (b"[1]", "not a JSON object"), (b"17", "not a JSON object"),
     (b"\xff", "not JSON: "),
     (b'{"a":NaN}', "not JSON: NaN is not a JSON number"), (b'{"a":-Infinity}', "not JSON: -Infinity"),
-    (b'{"a":"\xed\xa0\x80"}', "not JSON: "), (b"[" * 100000, "not JSON: "),
+    (b'{"a":1e400}', "not JSON: 1e400 is out of range"), (b'{"a":[-1.5e999]}', "not JSON: -1.5e999 is out of range"),
+    (b'[{"a":1}]', "not a JSON object (an array? jq -c '.[]' makes a line of each element)"),
+    (b"[", "not JSON: "), (b'{"a":"\xed\xa0\x80"}', "not JSON: "), (b"[" * 100000, "not JSON: "),
     (b'{"a":' + b"1" * 5000 + b"}", None)])
 def test_bad_line_is_reported_with_its_place_and_skipped(bad, why):
     reports = []
@@ -122,6 +124,15 @@ def test_bad_line_is_reported_with_its_place_and_skipped(bad, why):
     if why:
         [report] = reports
         assert str(report).startswith(f"stdin:2: {why}")
+
+
+@pytest.mark.parametrize("line, hint", [
+    (b"{", "(a record over several lines? jq -c keeps it on one)"),
+    (b'  [{"a":1},', "(an array? jq -c '.[]' makes a line of each element)"), (b'{"a"', "")])
+def test_bad_line_of_another_layout_is_told_with_its_cure(line, hint):
+    reports = []
+    list(lines.records(iter([(1, line)]), reports.append))
+    assert str(reports[0]).endswith(hint) and ("jq" in str(reports[0])) == bool(hint)
 
 
 def test_byte_order_mark_is_passed_over():
@@ -153,14 +164,27 @@ def test_dump_writes_no_lone_surrogate():
 @given(st.text(st.characters(codec=None, exclude_categories=())))
 def test_nothing_safe_acts_on_a_terminal(text):
     shown = lines.safe(text)
-    assert not any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in shown)
-    assert not set(shown) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
+    assert not any(unicodedata.category(char) in UNSAFE for char in shown)
     assert lines.safe(shown) == shown
 
 
+UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def test_every_character_that_acts_or_hides_is_escaped_and_no_other():
+    hiding = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2065\u3164\uffa0" + "".join(
+        map(chr, [*range(0xFE00, 0xFE10), *range(0xFFF0, 0xFFF9), *range(0xE0000, 0xE1000)]))   # of no such category
+    acts = {char for char in map(chr, range(0x110000)) if unicodedata.category(char) in UNSAFE or char in hiding}
+    escaped = {char for char in map(chr, range(0x110000)) if lines.safe(char) != char}
+    assert acts <= escaped
+    assert not {char for char in escaped - acts if unicodedata.category(char) != "Cn"}   # a later Unicode may have them
+
+
 def test_safe_shows_what_it_hides():
-    assert lines.safe("\x1b[31m\r\n\x9b\u202e\ud800é") == "\\x1b[31m\\r\\n\\x9b\\u202e\\ud800é"
-    assert lines.safe("plain \\ text") == "plain \\ text"
+    assert lines.safe("\x1b[31m\r\n\t\x9b\u202e\ud800é") == "\\x1b[31m\\r\\n\\t\\x9b\\u202e\\ud800é"
+    assert lines.safe("a\xad\u061c\u200b\u2060\ufe0f\U000e0041\U000e0100") == \
+        "a\\xad\\u061c\\u200b\\u2060\\ufe0f\\U000e0041\\U000e0100"
+    assert lines.safe("plain \\ text, größer, 日本語, 😀") == "plain \\ text, größer, 日本語, 😀"
 
 
 def test_output_keeps_order_over_its_buffer(tmp_path):
@@ -186,7 +210,7 @@ def test_output_to_a_full_device_is_an_error():
     with open("/dev/full", "wb", buffering=0) as full:
         output = lines.Output(full.fileno())
         output.emit({"a": 1})
-        with pytest.raises(Error, match="^standard output: cannot write: no space left on device$"):
+        with pytest.raises(Error, match=r"^standard output: cannot write: no space left on device$"):
             output.close()
 
 

@@ -12,9 +12,12 @@ import sys
 
 import pytest
 from conftest import ROOT, until
-from test_gm_salvage import digests, read_only
+from helpers import digests, read_only
 
+from libgm.errors import Unavailable
 from libgm.quarantine import audit, file, schema, selection
+
+pytestmark = pytest.mark.slow
 
 # The schema as the first version made it: never to be edited.
 VERSION_1 = """
@@ -38,7 +41,8 @@ CREATE TABLE audit (id INTEGER PRIMARY KEY AUTOINCREMENT, time INTEGER NOT NULL,
   host TEXT, job INTEGER, revision INTEGER, key TEXT, function, unique_, reason TEXT, error TEXT, fingerprint TEXT);
 CREATE INDEX audit_job ON audit(job);
 INSERT INTO job (state, key, function, unique_, reason, error, attempts, first_failed, last_failed, fingerprint, data)
-  VALUES ('dead', '00000000000000000000000000000001', 'f', 'u1', 'error', 'why', 3, 1700000000, 1700000060, '0123456789ab', 'one'),
+  VALUES
+  ('dead', '00000000000000000000000000000001', 'f', 'u1', 'error', 'why', 3, 1700000000, 1700000060, '0123456789ab', 'one'),
   ('dead', '00000000000000000000000000000002', x'ff', 'u2', 'error', 'why 2', 3, 1700000000, 1700000060, '0123456789ac', x'ff00');
 INSERT INTO audit (time, action, user, host, job, revision, key, function, unique_, reason, error, fingerprint)
   VALUES (1700000100, 'drop', 'me', 'here', 3, 1, '00000000000000000000000000000003', 'f', 'u3', 'error', 'why', '0123456789ab');
@@ -174,8 +178,8 @@ def test_a_newer_file_is_refused(gm, path):
 
 
 @pytest.mark.parametrize("kind, why", [
-    ("text", b"not an SQLite database"), ("foreign", b"an SQLite database of something else"), ("empty", b"empty: gm-work makes it"),
-    ("folder", b"is a directory"), ("pipe", b"not a regular file")])
+    ("text", b"not an SQLite database"), ("foreign", b"an SQLite database of something else"),
+    ("empty", b"empty: gm-work makes it"), ("folder", b"is a directory"), ("pipe", b"not a regular file")])
 def test_what_is_no_quarantine_file_is_refused(gm, path, kind, why):
     if kind == "text":
         path.write_bytes(b"no database at all, but long enough to be one " * 100)
@@ -195,7 +199,6 @@ def test_what_is_no_quarantine_file_is_refused(gm, path, kind, why):
     assert before is None or path.read_bytes() == before
 
 
-@pytest.mark.slow
 def test_a_damaged_file_is_an_error_and_not_a_traceback(gm, path):
     gm("gm-bury", "-q", input=b"".join(line(n) for n in range(3000)))
     whole, dice = path.read_bytes(), random.Random(3)
@@ -223,10 +226,15 @@ def test_network_file_systems_are_refused(tmp_path, monkeypatch):
                      "31 30 0:41 / /srv/nfs/local rw - xfs /dev/sdb rw\n"
                      "32 22 0:42 / /mnt/with\\040space rw - fuse.sshfs host: rw\n"
                      "33 22 0:43 / /nfs rw shared:7 - cifs //host/share rw\n")
-    kind = lambda path: file.network_type(path, str(table))
-    assert kind("/srv/nfs/q.db") == "nfs4" and kind("/srv/nfs/local/q.db") is None and kind("/srv/nfsx/q.db") is None
-    assert kind("/mnt/with space/q.db") == "fuse.sshfs" and kind("/nfs/a/b") == "cifs" and kind("/q.db") is None
-    assert file.network_type(str(tmp_path)) is None
+
+    for place in ("/srv/nfs/local/q.db", "/srv/nfsx/q.db", "/q.db"):
+        file.check_place(place, str(table))
+    for place, kind in (("/srv/nfs/q.db", "nfs4"), ("/mnt/with space/q.db", "fuse.sshfs"), ("/nfs/a/b", "cifs")):
+        with pytest.raises(Unavailable, match=rf"network file system \({kind}\)"):
+            file.check_place(place, str(table))
+    with pytest.raises(Unavailable, match="is a mount point"):
+        file.check_place("/srv/nfs/local", str(table))
+    file.check_place(str(tmp_path / "q.db"))
 
 
 # ---- who reads, who writes
@@ -267,11 +275,9 @@ def test_a_listing_whose_reader_is_slow_has_no_transaction_open(gm, path):
     gm("gm-bury", "-q", input=b"".join(line(n) for n in range(3000)))
     listing = gm.start("gm-dead", stdout=subprocess.PIPE)
     first = listing.stdout.readline()
-    db = sqlite3.connect(path, timeout=20)
-    assert db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0   # nobody reads an older state
-    db.execute("DELETE FROM job WHERE id > 2000")
-    db.commit()
-    db.close()
+    with gm.database(timeout=20) as db:
+        assert db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0   # nobody reads an older state
+        db.execute("DELETE FROM job WHERE id > 2000")
     gm("gm-bury", "-q", input=line(5000))   # after its start: not in it
     rest = [json.loads(found) for found in listing.stdout]
     assert listing.wait(20) == 0 and json.loads(first)["id"] == 1
@@ -315,9 +321,13 @@ def test_pages_and_groups_go_along_an_index(gm, path):
         assert "USING INDEX audit_key" in plan and "SCAN" not in plan
 
 
-@pytest.mark.slow
+@pytest.mark.slow(10)
 def test_memory_does_not_grow_with_the_file(gm, path):
-    gm("gm-bury", "-q", input=b"".join(line(n) for n in range(60_000)))
+    gm("gm-bury", "-q", input=line(0))
+    with gm.database() as db:
+        names = [name for _, name, *_ in db.execute("PRAGMA table_info(job)") if name not in ("id", "key")]
+        db.execute(f"INSERT INTO job (key, {', '.join(names)}) WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n "
+                   f"WHERE x < 60000) SELECT printf('%032x', x), {', '.join(names)} FROM n, job")
     for options in ([], ["--group"], ["-m", "no such"]):
         usage = gm(sys.executable, "-c", PEAK, "gm-dead", *options).out.split()
         assert int(usage[-1]) < 50 << 10, options

@@ -20,6 +20,7 @@ Options:
   --json     print JSON lines
   --table    print a table
   --rows=N   rows [default: 3]
+  --columns=N  columns more [default: 0]
 """
 from libgm.shell import options
 from libgm.shell.run import run
@@ -27,7 +28,8 @@ from libgm.shell.table import Listing
 
 
 def main(args):
-    columns = [(name, lambda record, name=name: record[name]) for name in ("id", "error")]
+    names = ["id", *(f"column{n}" for n in range(options.number(args, "--columns"))), "error"]
+    columns = [(name, lambda record, name=name: record.get(name, "middle")) for name in names]
     found = Listing(args, columns, "dead jobs in FILE")
     words = args["WORD"] or ["some text"]
     for number in range(options.number(args, "--rows")):
@@ -89,6 +91,42 @@ def test_table_fits_the_terminal(listing):
     assert max(map(len, out.splitlines())) == 40
     assert out.splitlines()[1].endswith("x…")
     assert "x" * 500 in listing("x" * 500, columns=600)[0]
+
+
+LONG = "cannot write the thumbnail of the photograph: no space left on device"
+
+
+def test_an_error_that_would_be_cut_gets_a_line_of_its_own(listing):
+    out, _ = listing(LONG, "short", "--columns=6", columns=80)
+    assert out.splitlines() == [
+        "id  column0  column1  column2  column3  column4  column5", "    error",
+        " 0  middle   middle   middle   middle   middle   middle", "    " + LONG,
+        " 1  middle   middle   middle   middle   middle   middle", "    short",
+        " 2  middle   middle   middle   middle   middle   middle", "    " + LONG]
+    out, _ = listing("x" * 500, "--columns=6", columns=80)
+    assert out.splitlines()[3] == "    " + "x" * 75 + "…"
+
+
+def test_an_error_that_fits_stays_in_its_row(listing):
+    out, _ = listing("no space left", "--columns=6", columns=80)
+    assert out.splitlines()[1] == " 0  middle   middle   middle   middle   middle   middle   no space left"
+
+
+def test_a_narrow_terminal_gets_blocks(listing):
+    out, _ = listing(LONG, "short", "--columns=6", "--rows=2", columns=40)
+    middle = [f"column{n}  middle" for n in range(6)]
+    assert out.splitlines() == [
+        "id       0", *middle, "error    cannot write the thumbnail of t", "         he photograph: no space left on",
+        "          device", "", "id       1", *middle, "error    short", ""]
+    out, _ = listing("x" * 500, "--columns=6", "--rows=1", columns=40)
+    assert out.splitlines()[-3:] == ["         " + "x" * 31, "         " + "x" * 30 + "…", ""]
+
+
+def test_forms_are_kept_in_a_long_table(listing):
+    for columns in 40, 80:
+        out, _ = listing(LONG, "--columns=6", "--rows=2500", columns=columns)
+        assert out.count("middle") == 2500 * 6 and out.count("column3") == (1 if columns == 80 else 2500)
+        assert max(map(len, out.splitlines())) <= columns
 
 
 def test_huge_cell_is_cut(listing):

@@ -39,7 +39,7 @@ def test_when_is_an_age():
 
 @pytest.mark.parametrize("text", ["", "yesterday", "-2d", "1970-13-01", "1970-01-01T25:00", "nan"])
 def test_bad_when_names_the_option(text):
-    with pytest.raises(Usage, match="^--until: neither an age"):
+    with pytest.raises(Usage, match=r"^--until: neither an age"):
         units.when(text, "--until")
 
 
@@ -59,6 +59,10 @@ def test_any_text_is_a_time_or_a_usage_error(text):
         assert isinstance(units.when(text, "--since", now=0.0), float)
     except Usage:
         pass
+
+
+def test_counted():
+    assert [units.counted(number, "job") for number in (0, 1, 12)] == ["0 jobs", "1 job", "12 jobs"]
 
 
 @pytest.mark.parametrize("seconds, text", [(0, "0s"), (59.9, "59s"), (60, "1m"), (3599, "59m"), (7200, "2h"),

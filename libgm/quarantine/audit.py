@@ -7,21 +7,26 @@ import time
 from functools import lru_cache
 
 from libgm.quarantine import jobs
-from libgm.quarantine.file import Store
+from libgm.quarantine.file import Store, text
 from libgm.quarantine.selection import paged, where
 from libgm.units import age
 
-AUDIT = ("id", "time", "action", "user", "host", "job", "revision", "key", "function", "unique_", "reason", "error",
-         "fingerprint", "edited")
+OF_JOB = ("job", "revision", "key", "function", "unique_", "reason", "error", "fingerprint")
+AUDIT = ("id", "time", "action", "user", "host", *OF_JOB, "edited", "why")
+DONE = {"requeue": "requeued", "drop": "dropped", "bury": "buried", "drain": "drained", "at": "scheduled", "pause": "paused",
+        "resume": "resumed"}   # by action
 
 
-def audit(store: Store, selectors: dict, after: int = 0, limit: int | None = None):
-    """What was done, by AUDIT, in its order."""
-    columns = AUDIT if store.version >= 2 else AUDIT[:-1] + ("NULL AS edited",)
-    return paged(store, "audit", columns, where(store, selectors, "audit"), after, limit)
+def columns(store: Store) -> tuple:
+    """The columns of an entry but its id; a file that no newer gearmang has migrated lacks some."""
+    return AUDIT[1:] if store.version >= 3 else AUDIT[1:-1] if store.version == 2 else AUDIT[1:-2]
 
 
-ACTIONS = {"requeue": "requeued", "drop": "dropped", "bury": "buried"}
+def entries(store: Store, selectors: dict, after: int = 0, limit: int | None = None, newest: bool = False):
+    """What was done, by AUDIT, in its order; with newest, the other way round."""
+    there = columns(store)
+    names = tuple(name if name == "id" or name in there else f"NULL AS {name}" for name in AUDIT)
+    return paged(store, "audit", names, where(store, selectors, "audit"), after, limit, newest)
 
 
 def last(store: Store, ident: int) -> str | None:
@@ -30,30 +35,28 @@ def last(store: Store, ident: int) -> str | None:
     if not found:
         return None
     action, at, user = found[0]
-    return f"{ACTIONS.get(action, action)} {age(max(0, time.time() - at))} ago by {user}"
+    return f"{DONE.get(action, action)} {age(max(0, time.time() - at))} ago by {user}"
 
 
-OF_JOB = ("job", "revision", "key", "function", "unique_", "reason", "error", "fingerprint")
-
-
-def columns(store: Store) -> tuple:
-    """The columns of an entry; a file that no newer gearmang has migrated lacks the last."""
-    return ("time", "action", "user", "host", *OF_JOB) + (("edited",) if store.version > 1 else ())
-
-
-def write_down(store: Store, action: str, rows: list[dict]) -> None:
-    """Enter what was done to jobs. rows: by quarantine.COLUMNS, and `edited`."""
-    names, who = columns(store), by(action)
+def write_down(store: Store, action: str, rows: list[dict], why: str | None = None) -> None:
+    """Enter what was done to jobs. rows: by jobs.COLUMNS, and `edited`."""
+    names, who = columns(store), {**by(action), "why": why}
     store.execute_many(f"INSERT INTO audit ({', '.join(names)}) VALUES ({', '.join(':' + name for name in names)})",
                        [{"edited": False, **found, **who, "job": found["id"]} for found in rows])
 
 
-def write_down_where(store: Store, action: str, edited: bool, where: str, values: dict) -> None:
+def write_down_where(store: Store, action: str, where: str, values: dict, edited: bool = False, why: str | None = None) -> None:
     """write_down() of all rows that a condition selects, which need not be read for it; values: of its names."""
     names = columns(store)
     chosen = ["id" if name == "job" else name if name in OF_JOB else ":" + name for name in names]
     store.execute(f"INSERT INTO audit ({', '.join(names)}) SELECT {', '.join(chosen)} FROM job WHERE {where}",
-                  {**values, **by(action), "edited": edited})
+                  {**values, **by(action), "edited": edited, "why": why})
+
+
+def write_down_function(store: Store, action: str, function: bytes, why: str | None) -> None:
+    """Enter what was done to a function (or glob): it is paused, or resumed."""
+    values = {**by(action), "function": text(function), "why": why}
+    store.execute(f"INSERT INTO audit ({', '.join(values)}) VALUES ({', '.join(':' + name for name in values)})", values)
 
 
 def by(action: str) -> dict:

@@ -1,22 +1,26 @@
 """Claims: a row is marked as being sent, sent, and removed where it still is what was sent.
 
-Delayed retries are claimed when they are due. A requeue claims a batch of rows, each by the nonce that names its sending: a
-row that has our claim and that nonce still is what was sent under it: a death takes both away. So one statement acts on
-all rows of a nonce, and those that died meanwhile are not among them. A nonce outlives its claim: what a dead process may
-have sent already merges with what is sent under it again.
+gm-delivery(7), rules 2 and 5. A claim names its process, and the number of the sending: the one after the row's, or after an
+earlier claim's. Every death of a job raises its row's revision and takes the claim away, so (id, revision, process) tells
+whether a row still is what was sent.
+
+A claim is void when its process is dead, or has given up. Its number outlives it: what is sent again in the same way (as a
+retry, as a requeue, waited for or not) repeats it, so that the server merges it with the copy that it may have got before.
+Whatever else is sent takes the next number, so that it never merges with a copy that may still run.
 """
 
 from __future__ import annotations
 
 import json
 
-from libgm.quarantine import audit
+from libgm import wire
+from libgm.quarantine import audit, pauses, processes
 from libgm.quarantine.file import Store
-from libgm.quarantine.jobs import COLUMNS
+from libgm.quarantine.jobs import COLUMNS, select
 
 LISTED = "id IN (SELECT value FROM json_each(:ids))"
-SENT = f"{LISTED} AND +claim = :process AND nonce = :nonce"   # +: found by id, not by the index of claims
 CLAIMED = 8 << 20   # bytes of payload of due retries that are claimed at once
+RETRY = "retry"     # how a delayed retry is sent
 
 
 def listed(idents) -> str:
@@ -24,70 +28,102 @@ def listed(idents) -> str:
     return json.dumps(list(idents))
 
 
-def claim(store: Store, nonce: str, idents: list[int]) -> None:
-    """Claim rows that are to be sent under a nonce, within a transaction of the caller's."""
-    store.execute(f"UPDATE job SET claim = :process, nonce = :nonce WHERE {LISTED}",
-                  {"process": store.process, "nonce": nonce, "ids": listed(idents)})
+def number(sends: int, claim_sends: int | None, claim_digest: str | None, how: str) -> int:
+    """The number of a sending: a void claim's of the same way is repeated, any other goes on from the later one.
+
+    sends: the row's. claim_sends, claim_digest: of its last claim, and None where there was none since it died; the latter
+    also where nothing can be left of what that sent.
+    """
+    if claim_sends is None:
+        return wire.next_sends(sends)
+    if claim_digest == how:
+        return claim_sends
+    return wire.next_sends(claim_sends if wire.later(claim_sends, sends) else sends)
 
 
-def remove(store: Store, nonce: str, idents: list[int], edited: bool) -> set[int]:
-    """Take out the rows that still are what was sent under a nonce, and write that down, within a transaction of the
-    caller's; their ids."""
-    values = {"process": store.process, "nonce": nonce, "ids": listed(idents)}
-    still = {ident for ident, in store.rows(f"SELECT id FROM job WHERE {SENT}", values)}
-    audit.write_down_where(store, "requeue", edited, SENT, values)
-    store.execute(f"DELETE FROM job WHERE {SENT}", values)
-    return still
+def claim(store: Store, numbers: dict[int, int | None], how: str) -> None:
+    """Claim rows that are sent in one way, within a transaction of the caller's. numbers: by id, None for one that is sent as
+    another job."""
+    recorded = ", claim_sends = ifnull(sent.value, claim_sends), claim_digest = :how" if store.version >= 3 else ""
+    store.execute(f"UPDATE job SET claim = :process, nonce = NULL{recorded} FROM json_each(:numbers) AS sent "
+                  "WHERE job.id = CAST(sent.key AS INTEGER)",
+                  {"process": store.process, "how": how, "numbers": json.dumps(numbers)})
+
+
+def still(store: Store, sent: dict[int, int]) -> set[int]:
+    """Of rows that were sent (id: revision when they were claimed), those that still are what was sent."""
+    return {ident for ident, in store.rows(
+        "SELECT job.id FROM json_each(?) AS sent CROSS JOIN job ON job.id = CAST(sent.key AS INTEGER) "   # CROSS: by id
+        "WHERE job.revision = sent.value AND +job.claim = ?", (json.dumps(sent), store.process))}
+
+
+def remove(store: Store, sent: dict[int, int], edited: bool = False, why: str | None = None) -> set[int]:
+    """Take out requeued rows that still are what was sent, and write that down, within a transaction of the caller's; their
+    ids. sent: as of still()."""
+    found = still(store, sent)
+    values = {"ids": listed(found)}
+    audit.write_down_where(store, "requeue", LISTED, values, edited, why)
+    store.execute(f"DELETE FROM job WHERE {LISTED}", values)
+    return found
 
 
 def give_back(store: Store, idents: list[int]) -> None:
-    """Give back claims of what was not sent, or has ended, where they are still ours: its nonce is of no more use."""
+    """End claims whose copies were refused or have ended, where they are still ours: the next sending takes another number."""
     with store.transaction(durable=False):
-        store.execute(f"UPDATE job SET claim = NULL, nonce = NULL WHERE {LISTED} AND +claim = :process",
-                      {"process": store.process, "ids": listed(idents)})
+        store.execute("UPDATE job SET claim = NULL" + (", claim_digest = NULL" if store.version >= 3 else "") +
+                      f" WHERE {LISTED} AND +claim = :process", {"process": store.process, "ids": listed(idents)})
 
 
-def give_back_all(store: Store) -> None:
-    """Give back every claim of this process; what was sent under a nonce and not acknowledged keeps that."""
+def void(store: Store) -> None:
+    """Make every claim of this process void: copies of what it sent may be anywhere."""
     ours = (store.process,)
     if store.execute("SELECT 1 FROM job WHERE claim = ? LIMIT 1", ours).fetchone():
         with store.transaction(durable=False):
             store.execute("UPDATE job SET claim = NULL WHERE claim = ?", ours)
 
 
-def void_dead_claims(store: Store) -> None:
-    """Take back the claims of dead processes, within a transaction of the caller's. What they sent may arrive again."""
+def void_dead(store: Store) -> None:
+    """Make the claims of dead processes void, within a transaction of the caller's."""
     for process, in store.execute("SELECT DISTINCT claim FROM job WHERE claim IS NOT NULL").fetchall():
-        if not store.lives(process):
+        if not processes.lives(store, process):
             store.execute("UPDATE job SET claim = NULL WHERE claim = ?", (process,))
 
 
-def claim_due(store: Store, servers: str, now: float, horizon: float, limit: int = 200) -> list[dict]:
-    """Claim delayed retries of workers with the same server list that are due, or due beyond horizon (the clock stepped).
+def claim_due(store: Store, servers: str, now: float, horizon: float, limit: int = 1000) -> list[dict]:
+    """Claim delayed jobs of workers with the same server list that are due, but not those of paused functions.
 
-    now, horizon: epoch seconds. Returns dicts by COLUMNS.
+    now, horizon: epoch seconds. A retry that is due beyond horizon is due now, since the clock was stepped; a job of gm-at,
+    which has never failed, waits for its time only. Returns dicts by COLUMNS whose `sends` is the number to send them under.
+    What this process had claimed before and could not finish is void first.
     """
-    due = "state = 'delayed' AND servers = ? AND (due <= ? OR due > ?)"
-    if store.execute(f"SELECT 1 FROM job WHERE {due} LIMIT 1", (servers, now, horizon)).fetchone() is None:
+    void(store)
+    due = "state = 'delayed' AND servers = ? AND (due <= ? OR (due > ? AND last_failed IS NOT NULL))"
+    values: list = [servers, now, horizon]
+    paused = pauses.delayed(store, now)
+    if paused:
+        due += f" AND function NOT IN ({', '.join('?' * len(paused))})"
+        values += paused
+    if store.execute(f"SELECT 1 FROM job WHERE {due} LIMIT 1", values).fetchone() is None:
         return []
-    ours = store.process
+    claimed, size = [], 0
     with store.transaction():
-        void_dead_claims(store)
-        claimed, size = [], 0
-        cursor = store.execute(f"SELECT {', '.join(COLUMNS)} FROM job WHERE {due} AND claim IS NULL "
-                               "ORDER BY due LIMIT ?", (servers, now, horizon, limit))
-        for found in cursor:
-            claimed.append(dict(zip(COLUMNS, found)))
+        void_dead(store)
+        cursor = store.execute(f"SELECT claim_sends, claim_digest, {select(store)} FROM job WHERE {due} AND claim IS NULL "
+                               "ORDER BY due LIMIT ?", (*values, limit))
+        for before, how, *found in cursor:
+            row = dict(zip(COLUMNS, found))
+            row["sends"] = number(row["sends"], before, how, RETRY)
+            claimed.append(row)
             size += len(found[-1])
             if size > CLAIMED:
                 break
         cursor.close()
-        store.execute_many("UPDATE job SET claim = ? WHERE id = ?", [(ours, found["id"]) for found in claimed])
+        claim(store, {row["id"]: row["sends"] for row in claimed}, RETRY)
     return claimed
 
 
 def remove_released(store: Store, released: list[dict]) -> None:
     """Remove delayed retries that a server has acknowledged; a row that has changed since stays."""
     with store.transaction():
-        store.execute_many("DELETE FROM job WHERE id = ? AND revision = ? AND claim = ?",
-                             [(found["id"], found["revision"], store.process) for found in released])
+        found = still(store, {values["id"]: values["revision"] for values in released})
+        store.execute(f"DELETE FROM job WHERE {LISTED}", {"ids": listed(found)})

@@ -1,4 +1,4 @@
-"""The quarantine file, opened: its migration, its transactions, its processes. gm-quarantine(5) is its manual."""
+"""The quarantine file, opened: its place, its migration, its transactions. gm-quarantine(5) is its manual."""
 
 from __future__ import annotations
 
@@ -10,35 +10,36 @@ import stat
 import time
 from functools import cached_property
 
-from libgm.errors import Error, Unavailable, reason
-from libgm.quarantine import processes
+from libgm.errors import Replaced, Unavailable, reason
 from libgm.quarantine.schema import APPLICATION_ID, MIGRATIONS, VERSION
 
 NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "afs", "glusterfs", "lustre", "fuse")
 
 
-def network_type(path: str, table: str = "/proc/self/mountinfo") -> str | None:
-    """The type of the network file system that path lies on, None where it is local or cannot be told.
+def check_place(path: str, table: str = "/proc/self/mountinfo") -> None:
+    """Refuse a path on a network file system, and one that is a mount point itself. Raises Unavailable.
 
-    table: in the format of proc(5)'s mountinfo.
+    path: absolute, without links. table: in the format of proc(5)'s mountinfo; where it cannot be read, any path will do.
     """
     try:
         with open(table, encoding="utf-8", errors="surrogateescape") as lines:
             mounts = [(line.split()[4], line.partition(" - ")[2].split()[0]) for line in lines]
     except (OSError, IndexError):
-        return None
-    path = os.path.realpath(path)
-    found, kind = "", None
+        return
+    found, kind = "", ""
     for point, this in mounts:
         point = point.replace("\\040", " ")
         inside = path == point or path.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(found):
             found, kind = point, this
-    return kind if kind and kind.partition(".")[0] in NETWORK else None
+    if kind.partition(".")[0] in NETWORK:
+        raise Unavailable(f"{path}: on a network file system ({kind}), where locks do not hold: use a local disk")
+    if found == path:
+        raise Unavailable(f"{path}: is a mount point: mount its directory, so that its side files are beside it")
 
 
 def make(path: str) -> None:
-    """An empty file of the right mode at path, where there is none; its directory only where it is our own default."""
+    """Make an empty file of the right mode at path where there is none. Of directories, make only our own default."""
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder) and folder.endswith("/gearmang"):
         os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -55,7 +56,7 @@ def make(path: str) -> None:
 
 
 def check_readable(path: str) -> None:
-    """Raises OSError. It is not opened: closing it would drop the locks that a connection of this process holds."""
+    """Raise OSError where path is no file that can be read. Opening and closing it would drop the locks of this process."""
     kind = os.stat(path).st_mode
     if stat.S_ISDIR(kind):
         raise IsADirectoryError(errno.EISDIR, "Is a directory")
@@ -66,7 +67,7 @@ def check_readable(path: str) -> None:
 
 
 def may(path: str, how: int) -> bool:
-    """Whether open() would: by the effective ids and capabilities, where access(2) goes by the real ones."""
+    """Whether open() would succeed: by the effective ids and capabilities, where access(2) goes by the real ones."""
     return os.access(path, how, effective_ids=os.access in os.supports_effective_ids)
 
 
@@ -78,6 +79,7 @@ def has_wal(path: str) -> bool:
 
 
 def open_failure(path: str, error: OSError) -> str:
+    """Why the file cannot be opened, as the end of a message."""
     if isinstance(error, FileNotFoundError):
         folder = os.path.dirname(path)
         if not os.path.isdir(folder):
@@ -91,10 +93,7 @@ MAKING = 0.25                 # seconds that another process may take to make an
 
 
 def text(value: bytes) -> str | bytes:
-    """value as SQLite shall hold it: TEXT where it is UTF-8, else BLOB, so that equal bytes are equal values.
-
-    A NUL makes it a BLOB too: SQL functions read TEXT only up to it.
-    """
+    """value as the file holds it: TEXT where it is UTF-8 without NUL, else BLOB, so that equal bytes are equal values."""
     if b"\0" in value:
         return value
     try:
@@ -109,34 +108,38 @@ def raw(value: str | bytes) -> bytes:
 
 
 def reason_of(error: sqlite3.Error) -> str:
-    """What SQLite says, as the end of a message."""
+    """What SQLite says of an error, as the end of a message."""
     said = str(error).rstrip(".") or type(error).__name__
     return f"damaged: {said}" if "malformed" in said else said
 
 
-class Store:
-    """An open quarantine file.
+def uri(path: str) -> str:
+    """A path as the beginning of a URI for SQLite. urllib would take a tenth of a tool's start."""
+    return "file:" + path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
 
-    create: make the file where there is none, and migrate it (gm-work, gm-collect and gm-bury only); the others take
-    any earlier version as it is (.version). readonly: nothing will be written. Raises Unavailable with the path in it.
-    Open it after a fork.
-    busy: seconds to wait for another writer.
+
+class Store:
+    """An open quarantine file. Open it after a fork.
+
+    create: make the file where there is none, and migrate it; without, any earlier version is taken as it is (.version).
+    readonly: nothing is written. busy: seconds to wait for another writer. Raises Unavailable with the path in it.
+    .process: the id of this process in the file, by processes.join(); -1 before.
     """
 
     def __init__(self, path: str, create: bool = False, readonly: bool = False, busy: float = BUSY):
-        self.path = os.path.realpath(path)
+        self.given, self.path = os.path.abspath(path), os.path.realpath(path)
         self.readonly, self.busy = readonly, busy
-        self._process: int | None = None
+        self.process, self.entry = -1, {}   # entry: this process's row
         self._synchronous = ""
-        kind = network_type(self.path)
-        if kind:
-            raise Unavailable(f"{path}: on a network file system ({kind}), where locks do not hold: use a local disk")
+        check_place(self.path)
         try:
             if os.path.islink(path):
                 os.stat(path)   # the kernel may refuse to follow it (fs.protected_symlinks); and no file is made through it
             if create:
                 make(self.path)
             check_readable(self.path)
+            found = os.stat(self.given)
+            self.device, self.inode = found.st_dev, found.st_ino
         except OSError as error:
             raise Unavailable(f"{path}: {open_failure(self.path, error)}") from None
         if not readonly and not may(self.path, os.W_OK):
@@ -151,7 +154,7 @@ class Store:
             raise Unavailable(f"{path}: cannot open: it is damaged") from None
 
     def _open(self, path: str, create: bool) -> None:
-        tables, until = self._connect(), time.monotonic() + MAKING   # before the rest: all of them come in one transaction
+        tables, until = self._connect(), time.monotonic() + MAKING   # all tables come in one transaction
         while not (tables or create) and time.monotonic() < until:
             self.db.close()
             time.sleep(0.01)
@@ -172,16 +175,15 @@ class Store:
         self.db.execute("PRAGMA busy_timeout=0")   # execute() waits
 
     def _connect(self) -> int:
-        """Open .db; how many tables and indexes it has. Raises sqlite3.Error.
+        """Open .db; return how many tables and indexes it has. Raises sqlite3.Error.
 
-        A reader who may not write beside the file cannot have the WAL's index made there: where no WAL is, it needs none.
+        A reader who may not write beside the file cannot make the index of a WAL there. Without a WAL it needs none.
         """
-        from urllib.parse import quote
         modes = ["mode=rw"]
         if self.readonly and not (may(self.path, os.W_OK) and may(os.path.dirname(self.path), os.W_OK)):
             modes = ["mode=ro"] if has_wal(self.path) else ["mode=ro", "mode=ro&immutable=1"]
         for mode in modes:
-            self.db = sqlite3.connect(f"file:{quote(self.path)}?{mode}", uri=True, timeout=self.busy,
+            self.db = sqlite3.connect(f"{uri(self.path)}?{mode}", uri=True, timeout=self.busy,
                                       isolation_level=None, check_same_thread=False)
             try:
                 return self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
@@ -197,15 +199,18 @@ class Store:
         with self.transaction():
             version = self.db.execute("PRAGMA user_version").fetchone()[0]   # another may have been first
             for script in MIGRATIONS[version:]:
-                for statement in script.split(";\n"):
-                    if statement.strip():
+                statement = ""
+                for line in script.splitlines(True):
+                    statement += line
+                    if sqlite3.complete_statement(statement):
                         self.db.execute(statement)
+                        statement = ""
             self.db.execute(f"PRAGMA application_id={APPLICATION_ID}")
             self.db.execute(f"PRAGMA user_version={max(version, VERSION)}")
         self.version = max(version, VERSION)
 
     def transaction(self, durable: bool = True) -> "Transaction":
-        """BEGIN IMMEDIATE ... COMMIT; on disk at its end where durable, else after the next durable one."""
+        """A context: BEGIN IMMEDIATE ... COMMIT. Durable: on disk at its end; else after the next durable one."""
         wanted = "FULL" if durable else "NORMAL"
         if wanted != self._synchronous:
             self.db.execute(f"PRAGMA synchronous={wanted}")
@@ -213,9 +218,9 @@ class Store:
         return Transaction(self)
 
     def execute(self, sql: str, values=()) -> sqlite3.Cursor:
-        """One statement. Raises Unavailable.
+        """Run one statement, waiting for another writer. Raises Unavailable.
 
-        Another's lock is waited for here: SQLite's own waits begin at a millisecond, which is what a whole job may take.
+        SQLite's own waits begin at a millisecond, which is what a whole job may take.
         """
         pause, until = 0.00005, None
         while True:
@@ -230,7 +235,7 @@ class Store:
             pause = min(pause * 1.5, 0.05)
 
     def execute_many(self, sql: str, rows) -> None:
-        """One statement for each of rows, within a transaction. Raises Unavailable."""
+        """Run one statement for each of rows, within a transaction. Raises Unavailable."""
         try:
             self.db.executemany(sql, rows)
         except sqlite3.Error as error:
@@ -238,7 +243,7 @@ class Store:
 
     @contextlib.contextmanager
     def patience(self, seconds: float):
-        """A context in which another writer is waited for no longer than so."""
+        """A context: wait no longer than so for another writer."""
         busy, self.busy = self.busy, seconds
         try:
             yield
@@ -255,68 +260,39 @@ class Store:
     def close(self) -> None:
         self.db.close()
 
-    # ---- processes
-
-    def join(self, tool: str, function: bytes | None = None, servers: str | None = None) -> int:
-        """Enter this process in the file, its lock held before anybody can see the row; its id."""
-        ident = -1
-        try:
-            with self.transaction(durable=False):
-                ident = self.execute(
-                    "INSERT INTO process (tool, host, namespace, pid, pid_start, started, function, servers) "
-                    "VALUES (?,?,?,?,?,?,?,?)",
-                    (tool, os.uname().nodename, processes.namespace(), os.getpid(), processes.start_time(os.getpid()),
-                     int(time.time()), None if function is None else text(function), servers)).lastrowid
-                processes.hold(self.path, ident)
-        except OSError as error:
-            raise Unavailable(f"{self.path}-alive: cannot lock: {reason(error)}") from None
-        except Unavailable:
-            processes.drop(self.path, ident)   # the id may be another's next
-            raise
-        self._process = ident
-        return ident
-
     def beside(self, name: str) -> str:
-        """The path of a file of that name in the quarantine file's folder (a row's payload_file)."""
+        """The path of a payload's file, which lies in the quarantine file's folder, whatever folder its name has."""
         return os.path.join(os.path.dirname(self.path), os.path.basename(name))
 
     @cached_property
     def tag(self) -> str:
         """The file's identity on this machine, the same from whatever container and by whatever path it is seen."""
-        found = os.stat(self.path)
-        return f"{found.st_dev:x}-{found.st_ino:x}"
+        return f"{self.device:x}-{self.inode:x}"
 
-    @property
-    def process(self) -> int:
-        """This process's id in the file, by join(); -1 before it."""
-        return -1 if self._process is None else self._process
+    def put_back(self) -> None:
+        """Within a transaction: enter this process again where its row is gone or another's (sqlite3's .restore)."""
+        entry = self.entry
+        if self.execute("SELECT 1 FROM process WHERE id = ? AND pid IS ? AND started = ?",
+                        (self.process, entry["pid"], entry["started"])).fetchone() is None:
+            self.execute(f"INSERT OR REPLACE INTO process ({', '.join(entry)}) "
+                         f"VALUES ({', '.join(':' + name for name in entry)})", entry)
 
-    def leave(self) -> None:
-        """Take this process's row out. Its starts stay: whoever is next reads them as of a dead owner."""
-        if self._process is not None:
-            with self.transaction(durable=False):
-                self.execute("DELETE FROM process WHERE id = ?", (self._process,))
-            self._process = None
-
-    def part(self) -> None:
-        """leave() and close(), also where the file takes no writes: the next who sweeps takes the row out."""
+    def check_replaced(self) -> None:
+        """Raise Replaced where the path leads to another file than the one that is open, or to none."""
         try:
-            with self.patience(1.0):
-                self.leave()
-        except Unavailable:
+            found = os.stat(self.given)
+            if (found.st_dev, found.st_ino) == (self.device, self.inode):
+                return
+        except OSError:
             pass
-        self.close()
-
-    def lives(self, process: int) -> bool:
-        """Whether the process with that id lives: this one, or one whose lock the kernel still holds."""
-        try:
-            return process == self._process or processes.held(self.path, process)
-        except OSError as error:
-            raise Unavailable(f"{self.path}-alive: cannot look at locks: {reason(error)}") from None
+        raise Replaced(f"{self.given}: replaced while in use: stop all, remove -wal and -shm, start again")
 
 
 class Transaction:
-    """A context: commits at its end, rolls back on an exception; sqlite3's errors come out as Unavailable."""
+    """A context: commits at its end, rolls back on an exception; sqlite3's errors come out as Unavailable.
+
+    After the commit the path must still lead to the file. Raises Replaced: whatever hangs on the commit must not be answered.
+    """
 
     __slots__ = ("store",)
 
@@ -325,17 +301,24 @@ class Transaction:
 
     def __enter__(self) -> None:
         self.store.execute("BEGIN IMMEDIATE")
+        if self.store.entry:
+            try:
+                self.store.put_back()
+            except BaseException:
+                self._roll_back()
+                raise
 
     def __exit__(self, kind, value, trace) -> None:
         if kind is None:
             try:
                 self.store.execute("COMMIT")
-                return
-            except Error:
+            except BaseException:
                 self._roll_back()
                 raise
+            self.store.check_replaced()
+            return
         self._roll_back()
-        if kind is not None and issubclass(kind, sqlite3.Error):
+        if issubclass(kind, sqlite3.Error):
             raise Unavailable(f"{self.store.path}: {reason_of(value)}") from None
 
     def _roll_back(self) -> None:

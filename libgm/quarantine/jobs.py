@@ -1,4 +1,4 @@
-"""The jobs in the quarantine file: setting aside, selecting, removing."""
+"""The jobs in the quarantine file: their rows, their records, set aside and removed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import time
 from functools import lru_cache
 
-from libgm import job
+from libgm import job, wire
 from libgm.errors import BadRecord
 from libgm.quarantine.file import Store, raw, text
 from libgm.units import epoch, iso
@@ -14,64 +14,175 @@ from libgm.units import epoch, iso
 # A job's row, in the order of its record; data comes last, where SQLite reads it only when asked
 COLUMNS = ("id", "revision", "state", "key", "function", "unique_", "priority", "reason", "error", "stderr", "exit",
            "signal", "attempts", "requeues", "first_failed", "last_failed", "due", "servers", "server", "handle",
-           "host", "fingerprint", "claim", "payload_file", "data")
-DIED = COLUMNS[2:22] + COLUMNS[23:]
-SET_ASIDE = (
-    f"INSERT INTO job ({', '.join(DIED)}) VALUES ({', '.join(':' + name for name in DIED)}) "
-    "ON CONFLICT (key) DO UPDATE SET revision = revision + 1, claim = NULL, nonce = NULL, "
-    "first_failed = min(coalesce(first_failed, excluded.first_failed), excluded.first_failed), "
-    "requeues = max(requeues, excluded.requeues), " +
-    ", ".join(f"{name} = excluded.{name}" for name in DIED if name not in ("key", "first_failed", "requeues")))
+           "host", "fingerprint", "claim", "payload_file", "sends", "holds", "held", "known_bad", "payload_digest", "data")
+SET = tuple(name for name in COLUMNS if name not in ("id", "revision", "claim"))   # columns that whoever sets a job aside gives
+# Columns of version 3, with what a file of an earlier version has in their place
+SINCE_3 = {"sends": "0", "holds": "0", "held": "NULL", "known_bad": "0", "payload_digest": "NULL", "claim_sends": "NULL",
+           "claim_digest": "NULL"}
+REASONS = ("error", "timeout", "crash", "lost", "hung", "rejected", "collected", "drained")
+MAX_ERROR, MAX_STDERR, MAX_TEXT = 1000, 10_000, 255   # characters of an error, of stderr, of any other text
+MAX_COUNT = job.MAX_ATTEMPTS   # of attempts, requeues and holds; more are not counted
+
+
+def select(store: Store, names: tuple = COLUMNS, table: str = "") -> str:
+    """Columns for a SELECT, also from a file of an earlier version. table: what qualifies them, such as `job.`."""
+    return ", ".join(f"{SINCE_3[name]} AS {name}" if name in SINCE_3 and store.version < 3 else table + name for name in names)
+
+
+# ---- rows
 
 
 def row(**fields) -> dict:
-    """A row to set aside: every column at its default but those given; bytes for function, unique_, data.
+    """A row to set aside: every column at its default but those given.
 
-    A lone surrogate, which JSON can bring into a text, is none that the file could hold.
+    key: 12 hexadecimal digits. function, unique_, data: bytes. Texts are cut to their lengths, counts to their range.
     """
-    values = dict.fromkeys(DIED)
-    values.update(state="dead", priority="normal", attempts=0, requeues=0, host=os.uname().nodename)
+    values = dict.fromkeys(SET)
+    values.update(state="dead", priority="normal", attempts=0, requeues=0, sends=0, holds=0, known_bad=0, host=_host())
     values.update(fields)
     for name, value in values.items():
-        if isinstance(value, str) and not value.isascii():
-            values[name] = value.encode("utf-8", "replace").decode()
+        if isinstance(value, str) and name not in ("key", "payload_file", "servers"):
+            values[name] = _clean(name, value)
+    for name in ("attempts", "requeues", "holds"):
+        values[name] = min(values[name], MAX_COUNT)
     for name in ("function", "unique_", "data"):
         values[name] = text(values[name])
     return values
 
 
-BRING_IN = SET_ASIDE + (   # a copy of what is there already changes nothing, nor does an older one
-    " WHERE excluded.last_failed > job.last_failed OR excluded.requeues > job.requeues"
-    " OR (excluded.last_failed = job.last_failed AND excluded.attempts > job.attempts)")
+@lru_cache(None)
+def _host() -> str:
+    return os.uname().nodename
 
 
-def set_aside(store: Store, values: dict) -> None:
-    """Write a death or a delayed retry, within a transaction of the caller's. The same job by its key updates its row."""
-    store.execute(SET_ASIDE, values)
+def _clean(name: str, value: str) -> str:
+    """A text as the file holds it: cut, and without the lone surrogates that JSON can bring in."""
+    value = value[-MAX_STDERR:] if name == "stderr" else value[:MAX_ERROR if name == "error" else MAX_TEXT]
+    return value if value.isascii() else value.encode("utf-8", "replace").decode()
 
 
-KEEP = SET_ASIDE.partition(" DO UPDATE")[0] + " DO NOTHING"
+def header(values: dict) -> wire.Header:
+    """The header of a row, for whoever sends the job."""
+    return wire.Header(wire.key_value(values["key"]), values["first_failed"], values["attempts"], values["requeues"],
+                       values["sends"], values["holds"], values["priority"], bool(values["known_bad"]))
 
 
-def bring_in(store: Store, values: dict, newer: bool = True) -> bool:
-    """Write a death that may be there already (collected twice, buried twice), within a transaction; whether it was new.
+# ---- setting aside
 
-    newer: a later death of a job that is there counts; where its time is not known it cannot.
+INSERT = f"INSERT INTO job ({', '.join(SET)}) VALUES ({', '.join(':' + name for name in SET)})"
+# A key of before wire uniques has 32 digits; its first 12 are the key now
+THERE = ("SELECT id, sends, function = :function AND data = :data AND payload_digest IS :payload_digest FROM job "
+         "WHERE key >= :key AND key < :key || 'g' ORDER BY key LIMIT 1")
+UPDATE = ("UPDATE job SET revision = revision + 1, claim = NULL, nonce = NULL, claim_sends = NULL, claim_digest = NULL, "
+          "first_failed = min(coalesce(first_failed, :first_failed), :first_failed), requeues = max(requeues, :requeues), " +
+          ", ".join(f"{name} = :{name}" for name in SET if name not in ("first_failed", "requeues")) + " WHERE id = :id")
+
+
+def set_aside(store: Store, values: dict) -> int:
+    """Write a death or a delayed retry, within a transaction of the caller's; its id.
+
+    The same job (key, function and payload) that was sent since updates its row. Any other job of that key, forged or sent
+    twice, gets a row and a key of its own.
     """
-    return store.execute(BRING_IN if newer else KEEP, values).rowcount == 1
+    there = store.execute(THERE, values).fetchone()
+    if there is None:
+        return store.execute(INSERT, values).lastrowid
+    ident, sends, same = there
+    if same and wire.later(values["sends"], sends):
+        store.execute(UPDATE, {**values, "id": ident})
+        return ident
+    return store.execute(INSERT, {**values, "key": wire.key_text(wire.new_key())}).lastrowid
 
 
-def record(values: tuple, live=lambda process: True) -> dict:
+def bring_in(store: Store, values: dict) -> tuple[int, bool]:
+    """Write a death that may be there already (collected twice, buried twice), within a transaction: (id, whether it is new).
+
+    As set_aside(), but the same sending of a job, or an earlier one, changes nothing, and another job of its key has a key
+    that its fields make, so that it too comes in once.
+    """
+    for key in (values["key"], _digest_key(values)):
+        values = {**values, "key": key}
+        there = store.execute(THERE, values).fetchone()
+        if there is None:
+            return store.execute(INSERT, values).lastrowid, True
+        ident, sends, same = there
+        if same:
+            newer = wire.later(values["sends"], sends)
+            if newer:
+                store.execute(UPDATE, {**values, "id": ident})
+            return ident, newer
+    return store.execute(INSERT, {**values, "key": wire.key_text(wire.new_key())}).lastrowid, True
+
+
+def _digest_key(values: dict) -> str:
+    """A key made of all that a row says of its job."""
+    return job.digest(wire.KEY_BITS // 8, *(value if isinstance(value, bytes) else str(value).encode("utf-8", "replace")
+                                            for name, value in values.items() if name not in ("state", "due", "servers")))
+
+
+def remove(store: Store, rows: list[dict]) -> None:
+    """Remove rows, within a transaction in which they were found to be what is to go."""
+    store.execute_many("DELETE FROM job WHERE id = ?", [(found["id"],) for found in rows])
+
+
+# ---- looking up
+
+
+def fetch(store: Store, ident: int) -> tuple | None:
+    """The row of an id by COLUMNS, None where there is none now."""
+    return store.execute(f"SELECT {select(store)} FROM job WHERE id = ?", (ident,)).fetchone()
+
+
+def revisions(store: Store, idents: list[int]) -> dict[int, tuple[int, str]]:
+    """(revision, key) of each of the rows with these ids."""
+    import json
+    return {ident: (revision, key) for ident, revision, key in store.rows(
+        "SELECT id, revision, key FROM job WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(idents),))}
+
+
+def ever_was(store: Store, ident: int) -> bool:
+    """Whether the id was given to a job at any time; ids are never reused."""
+    found = store.execute("SELECT seq FROM sqlite_sequence WHERE name = 'job'").fetchone()
+    return found is not None and 0 < ident <= found[0]
+
+
+def counts(store: Store) -> list[tuple[bytes, int, int]]:
+    """(function, dead, delayed) of each function with any."""
+    found: dict = {}
+    for function, state, count in store.rows("SELECT function, state, count(*) FROM job GROUP BY function, state"):
+        found.setdefault(raw(function), {})[state] = count
+    return [(function, states.get("dead", 0), states.get("delayed", 0)) for function, states in found.items()]
+
+
+def dead(store: Store) -> int:
+    """How many dead jobs there are."""
+    return store.rows("SELECT count(*) FROM job WHERE state = 'dead'")[0][0]
+
+
+def scheduled(store: Store) -> int:
+    """How many jobs wait for their time, retries and gm-at's."""
+    return store.rows("SELECT count(*) FROM job WHERE state = 'delayed'")[0][0]
+
+
+def delayed(store: Store, function: bytes) -> tuple[int, float | None]:
+    """How many retries of a function wait for their time, and when the first of them is due (epoch seconds)."""
+    return store.rows("SELECT count(*), min(due) FROM job WHERE state = 'delayed' AND function = ?", (text(function),))[0]
+
+
+# ---- records
+
+
+def record(values: tuple | list, live=lambda process: True) -> dict:
     """The record (gm-job(5)) of a row in the order of COLUMNS. live: whether a process that claims it lives."""
     (ident, revision, state, key, function, unique, priority, reason, error, stderr, status, signal, attempts, requeues,
-     first, last, due, _, server, handle, host, fingerprint, claim, path, data) = values
+     first, last, due, _, server, handle, host, fingerprint, claim, path, sends, *_, data) = values
     shown = {"id": ident, "revision": revision,
              "state": state if claim is None or not live(claim) else "claimed"}
     put(shown, "function", function)
     put(shown, "unique", unique)
     shown.update(priority=priority, reason=reason, error=error, stderr=stderr, exit=status, signal=signal,
                  attempts=attempts, requeues=requeues, first_failed=iso_second(first), last_failed=iso_second(last),
-                 due=iso(due), server=server, handle=handle, host=host, fingerprint=fingerprint, key=key)
+                 due=iso(due), server=server, handle=handle, host=host, fingerprint=fingerprint, key=key[:12], sends=sends)
     if path is not None:
         shown["payload_file"] = path
     put(shown, "data", data)
@@ -89,35 +200,6 @@ def put(shown: dict, name: str, value: str | bytes) -> None:
 iso_second = lru_cache(1 << 12)(iso)   # many jobs die in one second
 
 
-def fetch(store: Store, ident: int) -> tuple | None:
-    """The row of an id, None where there is none now."""
-    return store.execute(f"SELECT {', '.join(COLUMNS)} FROM job WHERE id = ?", (ident,)).fetchone()
-
-
-def ever_was(store: Store, ident: int) -> bool:
-    """Whether the id was given to a job at any time; ids are never reused."""
-    found = store.execute("SELECT seq FROM sqlite_sequence WHERE name = 'job'").fetchone()
-    return found is not None and 0 < ident <= found[0]
-
-
-def counts(store: Store) -> list[tuple[bytes, int, int]]:
-    """(function, dead, delayed) of each function with any."""
-    found: dict = {}
-    for function, state, count in store.rows("SELECT function, state, count(*) FROM job GROUP BY function, state"):
-        found.setdefault(raw(function), {})[state] = count
-    return [(function, states.get("dead", 0), states.get("delayed", 0)) for function, states in found.items()]
-
-
-def delayed(store: Store, function: bytes) -> tuple[int, float | None]:
-    """How many retries of a function wait for their time, and when the first of them is due (epoch seconds)."""
-    return store.rows("SELECT count(*), min(due) FROM job WHERE state = 'delayed' AND function = ?", (text(function),))[0]
-
-
-def remove(store: Store, rows: list[dict]) -> None:
-    """Remove rows, within a transaction in which they were found to be what is to go."""
-    store.execute_many("DELETE FROM job WHERE id = ?", [(found["id"],) for found in rows])
-
-
 def portable(values: dict, coded: bool = False) -> dict:
     """The record of a row that is not in a file yet: what --via sends to a gm-collect. coded: its payload as base64."""
     found = record([values.get(name) for name in COLUMNS])
@@ -128,38 +210,66 @@ def portable(values: dict, coded: bool = False) -> dict:
     return found
 
 
+# ---- rows of records
+
+NEVER_NULL = ("priority", "attempts", "requeues", "sends", "key", "revision", "state")
+KINDS = {"priority": str, "reason": str, "error": str, "stderr": str, "exit": int, "signal": str, "attempts": int,
+         "requeues": int, "sends": int, "server": str, "handle": str, "host": str, "fingerprint": str, "key": str,
+         "payload_file": str}
+
+
 def from_record(fields: dict) -> dict:
-    """The row of a quarantined job's record, as record() and portable() make it. Raises BadRecord."""
-    function = job.check_function(job.get(fields, "function"))
-    unique, data, key = job.get(fields, "unique"), job.get(fields, "data"), fields.get("key")
+    """The row of a quarantined job's record, as record() and portable() make it. Raises BadRecord.
+
+    A record without a key has one made of all its fields. A payload_file counts by its name: whoever takes one sets
+    payload_digest, and the key anew by keyed().
+    """
+    unique, data = job.get(fields, "unique"), job.get(fields, "data")
     if data is None:
         raise BadRecord("no data")
-    unique = b"" if unique is None else unique
-    if key is None:   # an export from elsewhere: the same for the same job
-        key = job.digest(16, function, unique, data)
-    if not (isinstance(key, str) and len(key) == 32 and not key.strip("0123456789abcdef")):
-        raise BadRecord("key is not 32 hex digits")
-    values = {"key": key, "function": function, "unique_": unique, "data": data}
-    for name, kind in (("priority", str), ("reason", str), ("error", str), ("stderr", str), ("exit", int),
-                       ("signal", str), ("attempts", int), ("requeues", int), ("server", str), ("handle", str),
-                       ("host", str), ("fingerprint", str), ("payload_file", str)):
-        value = fields.get(name)
-        if value is not None:
-            if type(value) is not kind or (kind is int and not 0 <= value <= job.MAX_ATTEMPTS):
-                raise BadRecord(f"{name} is not what a record has there")
-            values[name] = value
+    if unique:
+        job.check_unique(unique)
+    values = {name: _checked(name, fields[name], kind) for name, kind in KINDS.items() if name in fields}
+    values = {name: value for name, value in values.items() if value is not None}
+    function = job.check_function(job.get(fields, "function"))
+    values.update(function=function, unique_=unique or b"", data=data)
     for name in ("first_failed", "last_failed"):
-        try:
-            values[name] = int(epoch(fields[name])) if fields.get(name) else int(time.time())
-        except (ValueError, TypeError, AttributeError, OverflowError):
-            raise BadRecord(f"{name} is not an ISO 8601 time") from None
-    if "fingerprint" in values and not (len(values["fingerprint"]) == 12 and not values["fingerprint"].strip("0123456789abcdef")):
-        raise BadRecord("fingerprint is not 12 hex digits")
-    values["reason"] = values.get("reason", "collected")
-    values["error"] = values.get("error", "")
-    if values.get("priority", "normal") not in job.PRIORITIES:
-        raise BadRecord(f"priority is not one of {', '.join(job.PRIORITIES)}")
+        values[name] = _time(name, fields.get(name))
+    values.setdefault("reason", "collected")
+    values.setdefault("error", "")
     if "fingerprint" not in values:
         from libgm.quarantine.fingerprint import fingerprint
         values["fingerprint"] = fingerprint(function, values["reason"], values["error"])
-    return row(**values)
+    made = row(**{"key": None, **values})
+    made["key"] = made["key"][:12] if made["key"] else _digest_key(made)
+    for name in ("first_failed", "last_failed"):   # after the key: it is the same whenever the record comes
+        made[name] = int(time.time()) if made[name] is None else made[name]
+    return made
+
+
+def keyed(values: dict) -> dict:
+    """A row of from_record() under the key that all its fields make."""
+    return {**values, "key": _digest_key({**values, "key": None})}
+
+
+def _checked(name: str, value, kind: type):
+    """A field of a record, null where gm-dead prints null. Raises BadRecord."""
+    if value is None and name not in NEVER_NULL:
+        return None
+    if type(value) is not kind or (kind is int and not 0 <= value <= (wire.SENDS - 1 if name == "sends" else MAX_COUNT)):
+        raise BadRecord(f"{name} is not what a record has there")
+    digits = {"key": (12, 32), "fingerprint": (12,)}.get(name)
+    if digits and (len(value) not in digits or value.strip("0123456789abcdef")):
+        raise BadRecord(f"{name} is not {digits[0]} hex digits")
+    if name == "priority" and value not in job.PRIORITIES:
+        raise BadRecord(f"priority is not one of {', '.join(job.PRIORITIES)}")
+    if name == "reason" and value not in REASONS and not (value.isprintable() and 0 < len(value) <= MAX_TEXT):
+        raise BadRecord("reason holds control characters, or is no reason")
+    return value
+
+
+def _time(name: str, value) -> int | None:
+    try:
+        return None if value is None else int(epoch(value))
+    except (ValueError, TypeError, AttributeError, OverflowError):
+        raise BadRecord(f"{name} is not an ISO 8601 time") from None

@@ -1,29 +1,34 @@
-"""A payload too large for memory: written to a file beside the quarantine file while it streams in (DESIGN, rule 10)."""
+"""Payloads too large for memory: each in a file beside the quarantine file, written as it streams in (gm-delivery(7), rule 10)."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import re
+from hashlib import blake2b
 
-from libgm import job
+from libgm import wire
+from libgm.quarantine import processes
 from libgm.quarantine.file import Store
 
-HEAD = job.MAX_ENVELOPE + len(job.MARK)   # bytes at the front that may be an envelope
+DIGEST = 16   # bytes of a payload's digest
 _numbers = itertools.count(1)
 
 
 class Spool:
-    """The file of a payload: .write(bytes) as they come, .keep() makes it durable; what was not kept is removed.
+    """The file of a payload: .write(bytes) as they come; .keep() makes it durable, else it is removed in the end.
 
-    length: bytes that will come. .size is the payload's without its .envelope (job.Envelope or None). Named after the
+    function, unique: as on the wire. length: bytes that will come. Then .own and .header are the job's, .head is the payload
+    on the wire up to the end of an envelope, .size and .digest are of the payload without it. The file is named after the
     process that writes it, so that sweep() can tell what a dead one has left. Raises OSError.
     """
 
-    def __init__(self, store: Store, length: int):
+    def __init__(self, store: Store, function: bytes, unique: bytes, length: int):
         self.path = f"{store.path}-payload-{store.process}.{next(_numbers)}"
+        self.function, self.unique = function, unique
         self.size = self.left = length
-        self.envelope, self.head, self.kept, self.fd = None, bytearray(), True, -1
+        self.own, self.header, self.kept, self.fd = unique, wire.Header(), True, -1
+        self.head, self.whole, self.state = bytearray(), False, blake2b(digest_size=DIGEST)
         mode = os.stat(store.path).st_mode & 0o666
         self.fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
         self.kept = False
@@ -31,19 +36,26 @@ class Spool:
 
     def write(self, data) -> None:
         self.left -= len(data)
-        if self.head is not None:
+        if not self.whole:
             self.head += data
-            if len(self.head) < HEAD and self.left:
+            if len(self.head) < wire.MAX_ENVELOPE and self.left:
                 return
-            self.envelope, data = job.unwrap(bytes(self.head))
+            self.whole = True
+            self.own, self.header, data = wire.unpack(self.function, self.unique, bytes(self.head))
             self.size -= len(self.head) - len(data)
-            self.head = None
+            del self.head[wire.MAX_ENVELOPE:]
+        self.state.update(data)
         data = memoryview(data)
         while data:
             data = data[os.write(self.fd, data):]
 
+    @property
+    def digest(self) -> str:
+        """Of the payload, as hexadecimal digits."""
+        return self.state.hexdigest()
+
     def keep(self) -> None:
-        """It is whole, and its file stays."""
+        """Make it durable. It stays."""
         os.fsync(self.fd)
         folder = os.open(os.path.dirname(self.path), os.O_RDONLY)
         try:
@@ -70,27 +82,37 @@ def remove(path: str) -> None:
         pass   # another has, or may: sweep() comes by again
 
 
+def digest_of(path: str) -> str:
+    """The digest of a payload's file. Raises OSError."""
+    state = blake2b(digest_size=DIGEST)
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+        for chunk in iter(lambda: file.read(1 << 20), b""):
+            state.update(chunk)
+    return state.hexdigest()
+
+
 def owner(store: Store, name: str) -> int | None:
     """The id of the process that wrote a file of that name beside the quarantine file; None where it is no Spool's."""
     found = re.fullmatch(re.escape(os.path.basename(store.path)) + r"-payload-(\d+)\.\d+", name)
     return found and int(found[1])
 
 
-def unnamed(store: Store, name: str) -> bool:
-    """Whether no row names that file; the quarantine file's folder may have moved since one did."""
-    return store.execute("SELECT 1 FROM job WHERE payload_file LIKE '%/' || ?", (name,)).fetchone() is None
+def named(store: Store) -> set[str]:
+    """The names of the files that rows have; the quarantine file's folder may have moved since they came in."""
+    return {os.path.basename(path) for path, in store.rows("SELECT payload_file FROM job WHERE payload_file IS NOT NULL")}
 
 
 def discard(store: Store, path: str) -> None:
     """Remove the payload of a row that has gone, where it is one of ours and no other row's."""
     name = os.path.basename(path)
-    if owner(store, name) is not None and unnamed(store, name):
+    if owner(store, name) is not None and name not in named(store):
         remove(store.beside(name))
 
 
 def sweep(store: Store) -> None:
     """Remove what dead processes have left of payloads that no row names."""
-    for name in os.listdir(os.path.dirname(store.path)):
-        process = owner(store, name)
-        if process is not None and not store.lives(process) and unnamed(store, name):
+    left = [name for name in os.listdir(os.path.dirname(store.path)) if owner(store, name) is not None]
+    rows = named(store) if left else set()
+    for name in left:
+        if name not in rows and not processes.lives(store, owner(store, name) or 0):
             remove(store.beside(name))

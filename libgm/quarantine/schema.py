@@ -57,5 +57,38 @@ CREATE INDEX audit_job ON audit(job);
 ALTER TABLE audit ADD COLUMN edited INTEGER;
 CREATE INDEX audit_key ON audit(key);
 CREATE INDEX job_cause ON job(function, fingerprint, reason, last_failed, first_failed) WHERE state = 'dead';
+""", """
+-- gm-delivery(7), rule 5: the number under which the job came that died into this row, and what a claim sends
+ALTER TABLE job ADD COLUMN sends INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE job ADD COLUMN claim_sends INTEGER;         -- number of the sending under way; outlives its claim
+ALTER TABLE job ADD COLUMN claim_digest TEXT;           -- of function, payload, priority and waiting that it sends
+ALTER TABLE job ADD COLUMN payload_digest TEXT;         -- of a payload that is in a file
+-- gm-delivery(7), rule 8: failures that were held, since when the brake holds the job (epoch seconds), whether it is known to be bad
+ALTER TABLE job ADD COLUMN holds INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE job ADD COLUMN held REAL;
+ALTER TABLE job ADD COLUMN known_bad INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX job_held ON job(function) WHERE held IS NOT NULL;
+-- gm-delivery(7), rule 6: the boot that a process was of, and whether a process that never parted has made workers careful already
+ALTER TABLE process ADD COLUMN boot TEXT;
+ALTER TABLE process ADD COLUMN seen INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE start ADD COLUMN key TEXT;
+ALTER TABLE start ADD COLUMN settled INTEGER NOT NULL DEFAULT 0;   -- its failure is in the file, its answer may not be sent
+ALTER TABLE start ADD COLUMN next BLOB;                 -- wire unique under which its retry is sent at once
+ALTER TABLE audit ADD COLUMN why TEXT;
+CREATE TABLE brake (                        -- a row per function
+  function PRIMARY KEY NOT NULL,
+  failed TEXT NOT NULL DEFAULT '[]',        -- JSON: keys of the different jobs that failed in a row
+  since REAL,                               -- epoch seconds, of the outage; NULL while there is none
+  why TEXT,                                 -- error of the failure that began it
+  succeeded REAL,                           -- epoch seconds of the last success, written at most once a second
+  next_start REAL                           -- epoch seconds before which no job is started
+) WITHOUT ROWID;
+CREATE TABLE pause (                        -- gm-pause: a row per function or glob
+  function PRIMARY KEY NOT NULL, since REAL NOT NULL, until REAL, why TEXT, user TEXT
+) WITHOUT ROWID;
+CREATE TABLE tally (                        -- jobs done and failed of a function on a day (UTC)
+  function NOT NULL, day TEXT NOT NULL, done INTEGER NOT NULL DEFAULT 0, failed INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY (function, day)
+) WITHOUT ROWID;
 """)
 VERSION = len(MIGRATIONS)

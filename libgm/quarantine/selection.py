@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 
 from libgm.errors import BadRecord, Unavailable
 from libgm.quarantine.file import Store, raw, reason_of, text
-from libgm.quarantine.jobs import COLUMNS, fetch
+from libgm.quarantine.jobs import COLUMNS, fetch, select
 
 BATCH_ROWS, BATCH_BYTES = 500, 1 << 20   # of a page
 GROUPS = 20_000                          # causes of a page
 FINGERPRINT = 12                         # hex digits of a whole one
-COMPARED = {"since": "{time} >= ?", "until": "{time} <= ?", "unique": "unique_ = ?",
-            "part of fingerprint": "fingerprint BETWEEN ? AND ? || 'g'"}
+COMPARED = {"since": "{time} >= ?", "until": "{time} <= ?", "unique": "unique_ = ?", "revised": "revision > ?"}
+RECENT = 60.0                            # seconds that a death which raised a revision may take to be written
 
 
 def functions(store: Store, table: str = "job") -> list[bytes]:
@@ -27,10 +28,11 @@ def functions(store: Store, table: str = "job") -> list[bytes]:
 def where(store: Store, selectors: dict, table: str = "job") -> tuple[str, list]:
     """SQL and values for selectors by name, None for those not given.
 
-    function is a glob, since and until compare with the last failure (or the time of what was done), the others are
-    exact, a fingerprint as far as it goes. What is exact is compared as it stands, so that its index serves; a glob is by the functions it matches.
+    function is a glob, revised a revision that the row's is above, since and until compare with the last failure (or the time of what was done), the others are
+    exact, a key or fingerprint as far as it goes. What is exact is compared as it stands, so that its index serves; a glob
+    is by the functions that it matches.
     """
-    time = "last_failed" if table == "job" else "time"
+    column_of_time = "last_failed" if table == "job" else "time"
     terms, values = [], []
     for name, value in selectors.items():
         if value is None:
@@ -46,19 +48,28 @@ def where(store: Store, selectors: dict, table: str = "job") -> tuple[str, list]
             terms.append(f"{column} IN ({', '.join('?' * len(matching))})")
             values += matching
             continue
-        if name == "fingerprint" and len(value) < FINGERPRINT:   # as much of it as a narrow table shows
-            name = f"part of {name}"
-            values.append(value)
-        terms.append(COMPARED.get(name, f"{name} = ?").format(time=time))
+        if name == "key" or name == "fingerprint" and len(value) < FINGERPRINT:   # keys had 32 digits once
+            terms.append(f"{name} BETWEEN ? AND ? || 'g'")
+            values += [value, value]
+            continue
+        terms.append(COMPARED.get(name, f"{name} = ?").format(time=column_of_time))
         values.append(text(os.fsencode(value)) if name in ("function", "unique", "user") else value)
     return " AND ".join(terms) or "1", values
 
 
-def paged(store: Store, table: str, columns: tuple, selected: tuple[str, list], after: int = 0, limit: int | None = None):
-    """Rows of a table in the order of their ids, from those there at the start; ids above after; at most limit."""
+def last_id(store: Store, table: str = "job") -> int:
+    """The highest id in a table, 0 where there is none."""
+    return store.rows(f"SELECT max(id) FROM {table}")[0][0] or 0
+
+
+def paged(store: Store, table: str, columns: tuple, selected: tuple[str, list], after: int = 0, limit: int | None = None,
+          newest: bool = False, last: int | None = None):
+    """Rows of a table in the order of their ids, or with newest the other way round: with ids above after and up to last
+    (the highest there now), at most limit. columns: id first; data, where it is among them, last."""
     terms, values = selected
-    last = store.rows(f"SELECT max(id) FROM {table}")[0][0] or 0
-    sql = f"SELECT {', '.join(columns)} FROM {table} WHERE id > ? AND id <= ? AND {terms} ORDER BY id LIMIT ?"
+    last = last_id(store, table) if last is None else last
+    order = "DESC" if newest else "ASC"
+    sql = (f"SELECT {select(store, columns)} FROM {table} WHERE id > ? AND id <= ? AND {terms} ORDER BY id {order} LIMIT ?")
     heavy = columns[-1] == "data"
     left = -1 if limit is None else limit
     while left:
@@ -79,7 +90,10 @@ def paged(store: Store, table: str, columns: tuple, selected: tuple[str, list], 
         yield from page
         if not page or (len(page) < BATCH_ROWS and not size):
             return
-        after = page[-1][0]
+        if newest:
+            last = page[-1][0] - 1
+        else:
+            after = page[-1][0]
         left = left - len(page) if left > 0 else left
 
 
@@ -97,8 +111,9 @@ def pattern(match: str | None):
         raise BadRecord(f"--match: not a regular expression: {error}") from None
 
 
-def jobs(store: Store, selectors: dict, after: int = 0, limit: int | None = None):
-    """The selected rows, by quarantine.COLUMNS, oldest first.
+def jobs(store: Store, selectors: dict, after: int = 0, limit: int | None = None, newest: bool = False,
+         last: int | None = None):
+    """The selected rows, by jobs.COLUMNS, as paged() has them.
 
     match (a regular expression on the error) is tried here, not by SQLite: with no transaction open, however long it
     takes. Raises BadRecord.
@@ -106,9 +121,9 @@ def jobs(store: Store, selectors: dict, after: int = 0, limit: int | None = None
     selectors = dict(selectors)
     matches = pattern(selectors.pop("match", None))
     if matches is None:
-        yield from paged(store, "job", COLUMNS, where(store, selectors), after, limit)
+        yield from paged(store, "job", COLUMNS, where(store, selectors), after, limit, newest, last)
         return
-    for ident, error in paged(store, "job", ("id", "error"), where(store, selectors), after):
+    for ident, error in paged(store, "job", ("id", "error"), where(store, selectors), after, None, newest, last):
         if limit == 0:
             return
         if matches.search(error or ""):
@@ -116,6 +131,40 @@ def jobs(store: Store, selectors: dict, after: int = 0, limit: int | None = None
             if found is not None and found[COLUMNS.index("state")] == selectors["state"]:
                 limit = limit and limit - 1
                 yield found
+
+
+class Deaths:
+    """The selected deaths from now on. selectors: as of jobs()."""
+
+    def __init__(self, store: Store, selectors: dict):
+        self.store, self.selectors = store, selectors
+        self.version = self.data_version()
+        self.last = last_id(store)
+        self.revisions: dict[int, int] = {}
+        self.revised()
+
+    def data_version(self) -> int:
+        """A number that changes when another process changes the file."""
+        return self.store.rows("PRAGMA data_version")[0][0]
+
+    def new(self):
+        """Those since the last call, by jobs.COLUMNS. Raises Replaced where the path has another file now."""
+        self.store.check_replaced()
+        version = self.data_version()
+        if version == self.version:
+            return
+        self.version = version
+        yield from self.revised()
+        last = last_id(self.store)
+        yield from jobs(self.store, self.selectors, self.last, last=last)
+        self.last = last
+
+    def revised(self) -> list[tuple]:
+        """Jobs that died again in a row that was there."""
+        since = max(time.time() - RECENT, self.selectors.get("since") or 0)
+        found = list(jobs(self.store, {**self.selectors, "since": since, "revised": 1}, last=self.last))
+        before, self.revisions = self.revisions, {row[0]: row[1] for row in found}
+        return [row for row in found if before.get(row[0]) != row[1]]
 
 
 CAUSE = "function, fingerprint, count(*) AS count, min(first_failed) AS first, max(last_failed) AS last, max(id) AS sample"

@@ -12,27 +12,41 @@ CHUNK = 1 << 18
 
 
 class ReaderGone(Error):
-    """Whoever read standard output has gone away."""
+    """The reader of standard output has gone away."""
+
+
+# Code points that a terminal acts on, or that change or hide the text around them: controls, Unicode's category Cf and its
+# Default_Ignorable_Code_Points, line separators, surrogates.
+UNSAFE = ((0x00, 0x1F), (0x7F, 0x9F), (0xAD, 0xAD), (0x34F, 0x34F), (0x600, 0x605), (0x61C, 0x61C), (0x6DD, 0x6DD),
+          (0x70F, 0x70F), (0x890, 0x891), (0x8E2, 0x8E2), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F),
+          (0x200B, 0x200F), (0x2028, 0x202E), (0x2060, 0x206F), (0x3164, 0x3164), (0xD800, 0xDFFF), (0xFE00, 0xFE0F),
+          (0xFEFF, 0xFEFF), (0xFFA0, 0xFFA0), (0xFFF0, 0xFFFB), (0x110BD, 0x110BD), (0x110CD, 0x110CD), (0x13430, 0x1343F),
+          (0x1BCA0, 0x1BCA3), (0x1D173, 0x1D17A), (0xE0000, 0xE0FFF))
 
 
 def unsafe(point: int) -> bool:
-    return (point < 32 or 127 <= point < 160 or 0x200E <= point <= 0x200F or 0x2028 <= point <= 0x202E or
-            0x2066 <= point <= 0x2069 or 0xD800 <= point < 0xE000 or point == 0xFEFF)
+    """Whether a code point is UNSAFE."""
+    return any(first <= point <= last for first, last in UNSAFE)
 
 
 def safe(text: str) -> str:
-    """text with all made visible that a terminal would act on: control, bidirectional, line separators."""
+    """text with its UNSAFE characters escaped, for terminals and messages."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(char if not unsafe(ord(char)) else
-                   {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(char) or
-                   (f"\\x{ord(char):02x}" if ord(char) < 256 else f"\\u{ord(char):04x}") for char in text)
+    return unsafe_characters().sub(lambda found: ascii(found[0])[1:-1], text)   # \n, \x1b, \u200b, \U000e0041
+
+
+@lru_cache(None)
+def unsafe_characters():
+    import re
+    return re.compile("[" + "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in UNSAFE) + "]")
 
 
 class Input:
-    """Lines of a descriptor: yields (number, line without its end); waiting() is called before it blocks.
+    """The lines of a descriptor: yields (number, line without its end).
 
-    tick: seconds after which waiting() is called again while nothing comes.
+    null: lines end in NUL. waiting() is called before a read blocks, and again every `tick` seconds while it does.
+    Raises Error.
     """
 
     def __init__(self, fd: int = 0, null: bool = False, waiting=lambda: None, tick: float | None = None):
@@ -53,8 +67,7 @@ class Input:
                 poll.poll()
                 continue
             except OSError as error:
-                why = reason(error)
-                raise Error(f"standard input: cannot read: {why}") from None
+                raise Error(f"standard input: cannot read: {reason(error)}") from None
             if not chunk:
                 break
             if self.end not in chunk:
@@ -72,9 +85,8 @@ class Input:
 
 
 def records(source, report, name: str = "stdin"):
-    """(where, record) of each JSON line; one that is no object goes to report(BadRecord), skipped."""
-    import json
-    decode = json.JSONDecoder(parse_constant=refuse).decode
+    """(where, record) of each JSON line. A line that is no object goes to report(BadRecord) and is skipped."""
+    decode = decoder()
     for number, line in source:
         if not line.strip():
             continue
@@ -82,24 +94,45 @@ def records(source, report, name: str = "stdin"):
         try:
             record = decode(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             if not isinstance(record, dict):
-                raise BadRecord(f"{where}: not a JSON object")
+                raise BadRecord(f"{where}: not a JSON object{layout_hint(line)}")
         except BadRecord as error:
             report(error)
             continue
         except (ValueError, RecursionError) as error:
-            hint = " (a record over several lines? jq -c keeps it on one)" if line.strip() in (b"{", b"[") else ""
-            report(BadRecord(f"{where}: not JSON: {error}{hint}"))
+            report(BadRecord(f"{where}: not JSON: {error}{layout_hint(line)}"))
             continue
         yield where, record
 
 
+def layout_hint(line: bytes) -> str:
+    """How to turn JSON that is not one object per line into that, where it is seen from a line."""
+    if line.lstrip().startswith(b"["):
+        return " (an array? jq -c '.[]' makes a line of each element)"
+    return " (a record over several lines? jq -c keeps it on one)" if line.strip() == b"{" else ""
+
+
+@lru_cache(None)
+def decoder():
+    """A function from a JSON text to its value. It raises ValueError, also for what only Python takes for JSON."""
+    import json
+    return json.JSONDecoder(parse_constant=refuse, parse_float=finite).decode
+
+
 def refuse(constant: str):
-    """NaN and Infinity, which Python's json takes, are no JSON."""
+    """Refuse NaN and Infinity, which Python's json takes though they are no JSON. Raises ValueError."""
     raise ValueError(f"{constant} is not a JSON number")
 
 
+def finite(text: str) -> float:
+    """A JSON number as a float. 1e400 would become Infinity, which is no JSON. Raises ValueError."""
+    number = float(text)
+    if number - number != 0:
+        raise ValueError(f"{text} is out of range")
+    return number
+
+
 def stdin_or_usage(what: str = "give operands, or lines on standard input") -> None:
-    """Raises Usage where standard input is a terminal: no tool waits there in silence."""
+    """Raise Usage if standard input is a terminal: no tool waits there in silence."""
     try:
         terminal = os.isatty(0)
     except OSError:
@@ -118,13 +151,13 @@ def dump(record: dict) -> bytes:
 
 @lru_cache(None)
 def encoder(ascii: bool):
-    """JSON of an object, to one line: json.dumps() would make its encoder anew for each."""
+    """A function from an object to its JSON on one line. It is kept, since json.dumps() makes an encoder for each call."""
     import json
     return json.JSONEncoder(separators=(",", ":"), ensure_ascii=ascii).encode
 
 
 def escaped(data: bytes) -> bytes:
-    """JSON lines with all but printable ASCII as \\u escapes, which say the same and do nothing to a terminal."""
+    """JSON lines in printable ASCII: \\u escapes mean the same, and a terminal does not act on them."""
     import re
     return re.sub(r"[^\n -~]", lambda found: "".join(
         f"\\u{unit[0]:02x}{unit[1]:02x}" for unit in zip(*[iter(found[0].encode("utf-16-be", "surrogatepass"))] * 2)),
@@ -132,15 +165,24 @@ def escaped(data: bytes) -> bytes:
 
 
 class Output:
-    """Standard output, buffered. Raises ReaderGone, or Error where a write, flush or close fails."""
+    """Standard output, buffered. Raises ReaderGone, or Error if a write, flush or close fails.
+
+    quiet: write nothing. acts: the tool changes things, and a person at a terminal sees no records but a summary (see
+    messages.summarize), unless json asks for the records.
+    """
 
     LIMIT = 1 << 16
 
-    def __init__(self, fd: int = 1, quiet: bool = False):
-        self.fd, self.quiet, self.parts, self.size = fd, quiet, [], 0
+    def __init__(self, fd: int = 1, quiet: bool = False, acts: bool = False, json: bool = False):
+        self.fd = fd
+        self.parts: list[bytes] = []
+        self.size = 0
         self.terminal = os.isatty(fd)
+        self.summarized = acts and self.terminal and not quiet
+        self.quiet = quiet or self.summarized and not json
 
     def emit(self, record: dict) -> None:
+        """Write a record as a JSON line."""
         if not self.quiet:
             self.write_lines(dump(record))
 
@@ -149,6 +191,7 @@ class Output:
         self.write(escaped(data) if self.terminal else data)
 
     def write(self, data: bytes) -> None:
+        """Write bytes as they are."""
         if self.quiet:
             return
         self.parts.append(data)
@@ -157,6 +200,7 @@ class Output:
             self.flush()
 
     def flush(self) -> None:
+        """Hand everything written so far to the system."""
         if not self.parts:
             return
         data = memoryview(b"".join(self.parts))
@@ -169,16 +213,21 @@ class Output:
                     poll = select.poll()
                     poll.register(self.fd, select.POLLOUT)
                     poll.poll()
-        except BrokenPipeError:
-            raise ReaderGone("standard output: its reader has gone") from None
         except OSError as error:
-            raise Error(f"standard output: cannot write: {reason(error)}") from None
+            raise write_error(error) from None
 
     def close(self) -> None:
-        """The last flush; a failure of close() itself (a full disk elsewhere) counts too."""
+        """Flush for the last time. A failure of close() itself, as on a full disk elsewhere, counts too."""
         self.flush()
         if self.fd == 1:
             try:
                 os.close(os.dup(1))
             except OSError as error:
-                raise Error(f"standard output: cannot write: {reason(error)}") from None
+                raise write_error(error) from None
+
+
+def write_error(error: OSError) -> Error:
+    """The error to raise for a failed write to standard output."""
+    if isinstance(error, BrokenPipeError):
+        return ReaderGone("standard output: its reader has gone")
+    return Error(f"standard output: cannot write: {reason(error)}")

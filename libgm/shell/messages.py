@@ -5,37 +5,48 @@ from __future__ import annotations
 import os
 import sys
 
-from libgm.shell.lines import safe
+from libgm.backoff import Backoff
+from libgm.shell.lines import Output, safe
 
 PROG = os.path.basename(sys.argv[0])
+LONGEST_PAUSE = 30.0   # seconds between attempts at what a person must mend: a full disk, a missing command
 
 
 def warn(text: str) -> None:
-    """One line `prog: text` on stderr, in one write."""
+    """Write the line `prog: text` on standard error, in one write."""
     try:
         os.write(2, f"{PROG}: {safe(text)}\n".encode("utf-8", "replace"))
     except OSError:
         pass
 
 
-PAUSE_MAX = 30.0           # seconds between tries of what a person must mend (a full disk, a missing command)
+def summarize(output: Output, text: str) -> None:
+    """Tell a person at a terminal what an acting tool has done. In a pipe the records say it."""
+    if output.summarized:
+        warn(text)
 
 
 class Trouble:
-    """A growing pause for trouble that lasts, said once until it changes or is over."""
+    """Trouble that lasts: say it once, again when it changes, and when it is over. The pause between attempts grows.
+
+    times: how often say() was called since the trouble began.
+    """
 
     def __init__(self):
-        self.text, self.seconds, self.times = None, 0.5, 0
+        self.text: str | None = None
+        self.times = 0
+        self.backoff = Backoff(1.0, LONGEST_PAUSE)
 
     def say(self, text: str) -> float:
-        """The seconds to pause now, jittered."""
+        """Report a failure; the seconds to wait before the next attempt."""
         if text != self.text:
             warn(text)
-        self.text, self.seconds, self.times = text, min(PAUSE_MAX, self.seconds * 2), self.times + 1
-        import random
-        return self.seconds * random.uniform(0.8, 1.2)
+        self.text, self.times = text, self.times + 1
+        return self.backoff.next()
 
     def over(self) -> None:
+        """Report that it works again, if it had failed."""
         if self.text is not None:
             warn("going on")
-        self.__init__()
+        self.text, self.times = None, 0
+        self.backoff.reset()

@@ -1,4 +1,4 @@
-"""The command line of a tool, read by its usage text."""
+"""The command line of a tool: parsed by its usage text, its values checked."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import sys
 from libgm import units
 from libgm.errors import Usage
 
-FEW = 16   # operands that docopt is shown; its time grows with their square, and the last name takes the rest
+FEW = 16   # operands that docopt is given: its time grows with their square
 
 
-def arguments(doc: str, found: dict, operands: list[str], dashes: bool, command: bool) -> dict:
-    """What docopt makes of options and operands in order. Raises Usage."""
+def match_usage(doc: str, found: dict, operands: list[str], dashes: bool, command: bool) -> dict:
+    """docopt's dictionary for options and operands in order. Operands beyond FEW go to the last name. Raises Usage."""
     import warnings
-    with warnings.catch_warnings():   # Python 3.12 and later have one about its source
+    with warnings.catch_warnings():   # Python 3.12 and later warn about docopt's source
         warnings.simplefilter("ignore")
         import docopt
     usage = doc.partition("Usage:")[2].partition("\n\n")[0]
@@ -28,25 +28,27 @@ def arguments(doc: str, found: dict, operands: list[str], dashes: bool, command:
     try:
         args = docopt.docopt(doc, ordered + operands, help=False, options_first=command)
     except docopt.DocoptExit:
-        raise Usage(amiss(usage, [word for word in operands if word != "--"]) + "usage: " + " ".join(usage.split())) from None
-    if (args.get("FUNCTION") or "").startswith("-"):
-        raise Usage(f"FUNCTION: begins with -: {args['FUNCTION']!r}")
+        raise Usage(operand_error(usage, [word for word in operands if word != "--"]) +
+                    "usage: " + " ".join(usage.split())) from None
+    for name in [args["FUNCTION"]] if isinstance(args.get("FUNCTION"), str) else args.get("FUNCTION") or ():
+        if name.startswith("-"):
+            raise Usage(f"FUNCTION: begins with -: {name!r}")
     if more:
         args[usage.rpartition("...")[0].replace("[", " ").split()[-1]] += more
     return args
 
 
-def amiss(usage: str, operands: list[str]) -> str:
-    """The beginning of a message about operands: the first that is missing, or that there is one too many."""
-    names = [name for name in usage.split()[2:] if name != "[--]"]   # without the tool's and [options]
+def operand_error(usage: str, operands: list[str]) -> str:
+    """The beginning of a message: which operand is missing, or which is one too many."""
+    names = [name for name in usage.split()[2:] if name != "[--]"]   # after the tool's name and [options]
     wanted = [name for name in names if "[" not in name and "]" not in name]
     if len(operands) < len(wanted):
         return f"{wanted[len(operands)]} is missing: "
     return f"unexpected operand {operands[len(names)]!r}: " if len(operands) > len(names) else ""
 
 
-def options(doc: str) -> dict[str, tuple[str, bool]]:
-    """Each option as typed, -j and --jobs, with its long name and whether it takes a value."""
+def option_table(doc: str) -> dict[str, tuple[str, bool]]:
+    """Each option as typed (-j and --jobs), with its long name and whether it takes a value."""
     table = {}
     for line in doc.splitlines():
         head = line.strip().partition("  ")[0]
@@ -61,7 +63,7 @@ def options(doc: str) -> dict[str, tuple[str, bool]]:
 
 
 def parse(argv: list[str], table: dict, command: bool) -> tuple[dict, list[str], bool]:
-    """(options by long name, the last of each; operands; whether -- came before them). Raises Usage."""
+    """(options by long name, operands, whether -- came before them). A repeated option: the last wins. Raises Usage."""
     found: dict[str, str | None] = {}
     operands: list[str] = []
     rest = argv[::-1]
@@ -72,19 +74,10 @@ def parse(argv: list[str], table: dict, command: bool) -> tuple[dict, list[str],
         if word.startswith("--"):
             name, equals, value = word.partition("=")
             if name not in table:
-                raise Usage(f"no option {name}" + nearest(name, table))
-            take(found, table[name], name, value if equals else None, rest)
+                raise unknown(name, name, argv, table)
+            set_option(found, table[name], name, value if equals else None, rest)
         elif word.startswith("-") and word != "-":
-            letters = word[1:]
-            while letters:
-                name, letters = "-" + letters[0], letters[1:]
-                if name not in table:
-                    raise Usage(f"no option {name}" + nearest(word, table))
-                if table[name][1]:
-                    take(found, table[name], name, letters or None, rest)
-                    letters = ""
-                else:
-                    take(found, table[name], name, None, rest)
+            parse_letters(found, word, argv, table, rest)
         else:
             operands.append(word)
             if command:
@@ -94,19 +87,27 @@ def parse(argv: list[str], table: dict, command: bool) -> tuple[dict, list[str],
     return found, operands, False
 
 
-def typed(table: dict, command: bool) -> dict:
-    """The options of a command line that is still being typed, as far as they can be read."""
-    words = sys.argv[1:]
-    while words:
-        try:
-            return parse(words, table, command)[0]
-        except Usage:
-            words.pop()
-    return {}
+def parse_letters(found: dict, word: str, argv: list[str], table: dict, rest: list[str]) -> None:
+    """Set the options of a word such as -qj4. Raises Usage."""
+    letters = word[1:]
+    while letters:
+        name, letters = "-" + letters[0], letters[1:]
+        if name not in table:
+            raise unknown(name, word, argv, table)
+        if table[name][1]:
+            set_option(found, table[name], name, letters or None, rest)
+            return
+        set_option(found, table[name], name, None, rest)
 
 
-def take(found: dict, option: tuple[str, bool], name: str, value: str | None, rest: list[str]) -> None:
-    """Note an option, its value from the end of rest where it has none yet. Raises Usage."""
+def unknown(name: str, word: str, argv: list[str], table: dict) -> Usage:
+    """The error for an option that is not in table."""
+    from libgm.shell import hints
+    return Usage(f"no option {name}" + hints.unknown_option(name, word, argv, table))
+
+
+def set_option(found: dict, option: tuple[str, bool], name: str, value: str | None, rest: list[str]) -> None:
+    """Set an option, with the next word of rest as its value if it needs one. Raises Usage."""
     long, takes = option
     if takes and value is None:
         if not rest:
@@ -118,15 +119,19 @@ def take(found: dict, option: tuple[str, bool], name: str, value: str | None, re
     found[long] = value
 
 
-def nearest(name: str, table: dict) -> str:
-    """The end of a message about an option that there is not."""
-    import difflib
-    close = difflib.get_close_matches(name, [known for known in table if known.startswith("--")], 1, 0.5)
-    return f": did you mean {close[0]}?" if close else ""
+def partial_options(table: dict, command: bool) -> dict:
+    """The options of a command line that is still being typed, as far as they can be parsed."""
+    words = sys.argv[1:]
+    while words:
+        try:
+            return parse(words, table, command)[0]
+        except Usage:
+            words.pop()
+    return {}
 
 
 def number(args: dict, name: str, low: int = 0, high: int = 1 << 62) -> int | None:
-    """The option as an integer, None where it is not given. Raises Usage."""
+    """The option as an integer, None if it is not given. Raises Usage."""
     text = args[name]
     if text is None:
         return None
@@ -137,13 +142,33 @@ def number(args: dict, name: str, low: int = 0, high: int = 1 << 62) -> int | No
 
 
 def duration(args: dict, name: str) -> float | None:
-    """The option in seconds, None where it is not given. Raises Usage."""
+    """The option in seconds, None if it is not given. Raises Usage."""
     return None if args[name] is None else units.duration(args[name], name)
 
 
-def idents(operands: list[str]) -> list[int]:
-    """The ids of operands. Raises Usage."""
+def when(args: dict, name: str, now: float | None = None) -> float | None:
+    """The option in epoch seconds, None if it is not given. now: what an age is counted back from. Raises Usage."""
+    return None if args[name] is None else units.when(args[name], name, now)
+
+
+def choice(args: dict, name: str, choices) -> str | None:
+    """The option or operand, which must be one of choices, None if it is not given. Raises Usage."""
+    text = args[name]
+    if text is not None and text not in choices:
+        raise Usage(f"{name}: {text!r} is not one of {', '.join(choices)}")
+    return text
+
+
+def ids(operands: list[str]) -> list[int]:
+    """The job ids of operands. Raises Usage."""
     for operand in operands:
-        if not (operand.isascii() and operand.isdigit() and int(operand) < 1 << 63):
+        if not (operand.isascii() and operand.isdigit() and len(operand) < 20 and int(operand) < 1 << 63):
             raise Usage(f"not an id: {operand!r}")
     return [int(operand) for operand in operands]
+
+
+def exclude(args: dict, names, why: str) -> None:
+    """Refuse options that do not go with another one. Raises Usage with that reason."""
+    for name in names:
+        if args[f"--{name}"]:
+            raise Usage(f"--{name}: {why}")

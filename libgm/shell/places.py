@@ -1,21 +1,59 @@
-"""Default places: the quarantine file and the servers."""
+"""Default places: the quarantine file, the state folder, the servers."""
 
 from __future__ import annotations
 
 import os
 
+from libgm.errors import Unavailable, Usage
+
+SYSTEM = "/var/lib/gearmang"   # shared by the members of GROUP
+GROUP = "gearmang"
+
 
 def quarantine(args: dict) -> str:
-    """The quarantine file's path: the option, $GM_QUARANTINE, or the default place."""
+    """The path of the quarantine file: --quarantine, else $GM_QUARANTINE, else in the state folder.
+
+    Raises Usage and Unavailable as state_folder() does.
+    """
     given = args.get("--quarantine") or os.environ.get("GM_QUARANTINE")
-    if given:
-        return given
-    if os.path.isdir("/var/lib/gearmang"):
-        return "/var/lib/gearmang/quarantine.db"
-    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return os.path.join(state, "gearmang", "quarantine.db")
+    return given or os.path.join(state_folder(), "quarantine.db")
+
+
+def state_folder(option: str = "--quarantine", file: str = "quarantine.db") -> str:
+    """The folder of a file that no option names: SYSTEM where that exists, else the user's own, which may not exist yet.
+
+    option: what to use instead, for the messages. Raises Unavailable if the user may neither write to SYSTEM nor read
+    `file` in it, so that nobody works beside the machine's file without knowing it. Raises Usage if the user has no home.
+    """
+    if os.path.isdir(SYSTEM):
+        if not (may(SYSTEM, os.W_OK | os.X_OK) or may(os.path.join(SYSTEM, file), os.R_OK)):
+            raise Unavailable(f"{SYSTEM}: permission denied: add yourself to the group {GROUP}, or use {option}")
+        return SYSTEM
+    state = os.environ.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(state):   # its specification says to ignore it then
+        state = os.path.join(home(), ".local/state")
+    if not os.path.isabs(state):
+        raise Usage(f"no home directory for {file}: use {option}")
+    return os.path.join(state, "gearmang")
+
+
+def home() -> str:
+    """The user's home directory, "" if the system knows none."""
+    found = os.environ.get("HOME")
+    if found:
+        return found
+    import pwd
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return ""
+
+
+def may(path: str, how: int) -> bool:
+    """Whether this process may use a path, by its effective ids."""
+    return os.access(path, how, effective_ids=os.access in os.supports_effective_ids)
 
 
 def servers(args: dict) -> str:
-    """The list of servers: the option, $GM_SERVERS, or the default."""
+    """The list of servers: --server, else $GM_SERVERS, else the default."""
     return args.get("--server") or os.environ.get("GM_SERVERS") or "127.0.0.1:4730"

@@ -1,4 +1,4 @@
-"""Progress on stderr for a person who waits: nothing where stderr is no terminal, or where records go to one."""
+"""Progress of long work, on standard error, for a person at a terminal."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ DELAY = 1.0   # seconds of work before it shows
 
 
 class Progress:
-    """A count of what is done, by tqdm. unit: "jobs"; total: how many there will be, None where that is not known;
-    quiet: whether no records are printed (in between which it could not stand)."""
+    """A count of what is done, shown by tqdm where standard error is a terminal and no records go to one.
+
+    unit: such as "jobs". total: how many there will be, None if that is not known. quiet: no records are printed.
+    """
 
     def __init__(self, unit: str, total: int | None = None, quiet: bool = False):
         self.bar = None

@@ -10,27 +10,40 @@ from libgm.shell.messages import warn
 from libgm.shell.progress import Progress
 from libgm.units import age, epoch
 
-ROWS = 1000   # that are laid out together, so that memory stays bounded
+ROWS = 1000       # laid out together, so that memory stays bounded
+# Forms of a table: a line for each row, another line for the last column, or a line for each cell where it is narrow.
+LINES, FOLDED, BLOCKS = "lines", "folded", "blocks"
+SHORT = 12        # characters that a column keeps at least, if it needs them
+READABLE = 28     # characters that the last column keeps, which tells what is wrong
+GAP = 2           # between columns
+INDENT = 4        # before a last column that has its own line
+BLOCK_LINES = 4   # of a value in a block
 
 
 class Listing:
-    """args: --json, --table; columns: (heading, function record -> cell); where: what an empty one is of.
+    """A listing on standard output.
 
-    stands_out: tells of a record whether a terminal shows its row bold and red (not where $NO_COLOR is set).
+    args: has --json and --table, which force a form. columns: of (heading, function from record to cell). where: what
+    is listed, for the message of an empty listing. stands_out(record): whether a terminal shows the row bold and red,
+    unless $NO_COLOR is set.
     """
 
     def __init__(self, args: dict, columns: list, where: str, stands_out=lambda record: False):
         self.terminal = os.isatty(1)
         self.table = args["--table"] or (self.terminal and not args["--json"])
-        self.columns, self.where, self.rows, self.any = columns, where, [], False
-        self.stands_out, self.marks = stands_out, []
+        self.columns, self.where, self.stands_out = columns, where, stands_out
+        self.any = False
+        self.rows: list[list] = []
+        self.marks: list[bool] = []   # of the rows that stand out
         self.colour = self.terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         self.output = Output()
-        # a pipe's reader may show its own, and a terminal shows the records
+        # no progress beside records on a terminal, nor in a pipe, whose reader may show its own
         self.progress = Progress("records") if not self.table and stat.S_ISREG(os.fstat(1).st_mode) else None
-        self.above: list[int] | None = None   # widths of what is printed, which the rows to come keep to
+        self.form = ""                        # LINES, FOLDED or BLOCKS once rows are printed
+        self.above: list[int] | None = None   # the widths of the rows that are printed, which later rows keep
 
     def add(self, record: dict) -> None:
+        """List a record."""
         self.any = True
         if not self.table:
             self.output.emit(record)
@@ -40,35 +53,59 @@ class Listing:
         self.marks.append(self.colour and self.stands_out(record))
         self.rows.append([cell(make(record)) for _, make in self.columns])
         if len(self.rows) >= ROWS:
-            self.lay_out()
+            self.print_rows()
 
-    def lay_out(self) -> None:
+    def print_rows(self) -> None:
+        """Print the rows at hand, the first time under a heading."""
         import shutil
-
-        from tabulate import tabulate
         heads = [name for name, _ in self.columns]
         width = shutil.get_terminal_size((80, 24)).columns
-        needs = self.above or [len(head) for head in heads]
-        needs = [min(width, max(need, *(len(str(row[at])) for row in self.rows)))
-                 for at, need in enumerate(needs)]
-        while sum(needs) + 2 * (len(heads) - 1) > width and max(needs) > 8:
-            weights = [*needs[:-1], needs[-1] / 2]   # the last says what is the matter: it keeps twice the room
-            needs[weights.index(max(weights))] -= 1
-        rows = [[value if isinstance(value, (int, float)) or len(value) <= need else cut(value, need, head == "unique")
-                 for value, need, head in zip(row, needs, heads)] for row in self.rows]
-        number = [all(isinstance(row[at], (int, float)) or not row[at] for row in rows)
-                  for at in range(len(heads))]
-        top = ["-" * need for need in needs] if self.above else heads
-        text = tabulate([top, *rows], tablefmt="plain", disable_numparse=True,
-                        colalign=["right" if right else "left" for right in number])
-        top, *shown = [line.rstrip() for line in text.split("\n")]
-        shown = [f"\x1b[1;31m{line}\x1b[m" if mark else line for line, mark in zip(shown, self.marks)]
-        self.output.write("\n".join(shown if self.above else [top, *shown]).encode("utf-8", "replace") + b"\n")
-        self.rows, self.marks, self.above = [], [], needs
+        first = not self.form
+        self.form = self.form or best_form(heads, self.rows, width)
+        if self.form == BLOCKS:
+            entries = [block(heads, row, width) for row in self.rows]
+        else:
+            heading, *entries = self.aligned(heads, width)
+            if first:
+                self.print_lines(heading)
+        for entry, mark in zip(entries, self.marks):
+            self.print_lines([line and f"\x1b[1;31m{line}\x1b[m" for line in entry] if mark else entry)
+        self.rows, self.marks = [], []
+
+    def aligned(self, heads: list[str], width: int) -> list[list[str]]:
+        """The lines of the heading, then of each row, in columns."""
+        from tabulate import tabulate
+        kept = len(heads) - (self.form == FOLDED)
+        rows = [row[:kept] for row in self.rows]
+        needs = needed(self.above or list(map(len, heads[:kept])), rows, width)
+        widths = fitted(needs, least(needs, self.form), width) or self.above or needs
+        cells = [[value if isinstance(value, (int, float)) else cut(value, size, head == "unique")
+                  for value, size, head in zip(row, widths, heads)] for row in rows]
+        numbers = [all(isinstance(row[at], (int, float)) or not row[at] for row in cells) for at in range(kept)]
+        top = ["-" * size for size in widths] if self.above else heads[:kept]   # not printed again, but it keeps the widths
+        text = tabulate([top, *cells], tablefmt="plain", disable_numparse=True,
+                        colalign=["right" if number else "left" for number in numbers])
+        self.above = widths
+        entries = [[line] for line in text.split("\n")]
+        if self.form == FOLDED:
+            for entry, value in zip(entries, [heads[-1], *(row[-1] for row in self.rows)]):
+                if value != "":
+                    entry.append(" " * INDENT + cut(str(value), width - INDENT, False))
+        return entries
+
+    def flush(self) -> None:
+        """Print what was added so far."""
+        if self.rows:
+            self.print_rows()
+        self.output.flush()
+
+    def print_lines(self, lines: list[str]) -> None:
+        self.output.write("".join(line.rstrip() + "\n" for line in lines).encode("utf-8", "replace"))
 
     def close(self) -> None:
+        """Print the rest. Tell a person where an empty listing was looked for."""
         if self.rows:
-            self.lay_out()
+            self.print_rows()
         if not self.any and (self.table or self.terminal):
             warn(f"no {self.where}")
         if self.progress:
@@ -76,24 +113,69 @@ class Listing:
         self.output.close()
 
 
+def best_form(heads: list[str], rows: list[list], width: int) -> str:
+    """The form in which rows can be read in so many columns."""
+    needs = needed(list(map(len, heads)), rows, width)
+    if fitted(needs, least(needs, LINES), width):
+        return LINES
+    return FOLDED if fitted(needs[:-1], least(needs[:-1], FOLDED), width) else BLOCKS
+
+
+def needed(widths: list[int], rows: list[list], width: int) -> list[int]:
+    """The widths that show every cell whole, but none over width."""
+    return [min(width, max(size, *(len(str(row[at])) for row in rows))) for at, size in enumerate(widths)]
+
+
+def least(needs: list[int], form: str) -> list[int]:
+    """The widths below which columns cannot be read. In LINES, the last column tells what is wrong."""
+    sizes = [SHORT] * (len(needs) - 1) + [READABLE if form == LINES else SHORT]
+    return [min(need, size) for need, size in zip(needs, sizes)]
+
+
+def fitted(needs: list[int], least: list[int], width: int) -> list[int] | None:
+    """Widths between least and needs that fit beside one another, None if there are none."""
+    widths = list(needs)
+    while sum(widths) + GAP * (len(widths) - 1) > width:
+        weights = [size / 2 if low == READABLE else size for size, low in zip(widths, least)]   # it keeps twice the room
+        able = [at for at, low in enumerate(least) if widths[at] > low]
+        if not able:
+            return None
+        widths[max(able, key=weights.__getitem__)] -= 1
+    return widths
+
+
+def block(heads: list[str], row: list, width: int) -> list[str]:
+    """A row as a line per column, a long value as up to BLOCK_LINES lines, and an empty line."""
+    left = max(map(len, heads)) + GAP
+    room = max(1, width - left)
+    lines = []
+    for head, value in zip(heads, row):
+        text = cut(str(value), room * BLOCK_LINES, False)
+        parts = [text[at:at + room] for at in range(0, len(text), room)]
+        lines += [f"{head if not at else '':<{left}}{part}" for at, part in enumerate(parts)]
+    return [*lines, ""]
+
+
 def cut(text: str, size: int, end: bool) -> str:
-    """text in size characters, an ellipsis for the rest; end: its end is kept, too, where uniques differ."""
+    """text in size characters, with an ellipsis for the rest. end: keep its end too, where uniques differ."""
+    if len(text) <= size:
+        return text
     keep = size // 3 if end else 0
     return text[:size - 1 - keep] + "…" + text[len(text) - keep:]
 
 
 def cell(value):
-    """A value as a table shows it: numbers stay what they are."""
+    """A value as a table shows it: numbers stay numbers."""
     return value if isinstance(value, (int, float)) else safe(str(value))
 
 
 def ago(now: float, name: str):
-    """The maker of a cell: how long ago the record's time of that name was."""
+    """A function from a record to a cell: how long ago the record's time of that name was."""
     return lambda record: "" if record[name] is None else age(max(0, now - epoch(record[name])))
 
 
 def shown(record: dict, name: str) -> str:
-    """A field that may be bytes, for people."""
+    """A field that may be bytes, as text for people."""
     if name in record:
         return record[name] or ""
     from binascii import a2b_base64

@@ -1,159 +1,119 @@
-"""Acting on quarantined jobs by id: the loop that gm-requeue and gm-drop share."""
+"""Acting on many jobs: the loop that gm-bury, gm-drop and gm-requeue share."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+import signal
 
 from libgm.errors import NO, OK, BadRecord, Error, Strict
-from libgm.quarantine import claims, jobs
+from libgm.quarantine import claims, jobs, processes
 from libgm.quarantine.audit import absent
 from libgm.quarantine.file import Store
-from libgm.shell.lines import Input, Output, ReaderGone, stdin_or_usage
-from libgm.shell.messages import PROG, warn
-from libgm.shell.options import idents
+from libgm.shell.lines import Input, Output, ReaderGone, records, stdin_or_usage
+from libgm.shell.messages import PROG, summarize, warn
 from libgm.shell.progress import Progress
 
 BATCH_BYTES = 8 << 20   # of payload that one transaction takes
+CACHE = 64 << 10        # kB of pages in memory
 
 
-class Item:
-    """A job to act on: where it was named ("stdin:17"), its id, and the record that named it, if any."""
+class Batch:
+    """Jobs to act on, many in a transaction: a batch goes when it is full and when input waits.
 
-    __slots__ = ("where", "ident", "record")
+    A subclass reads items and acts on them, and prints the record of each when its deed is done.
+    """
 
-    def __init__(self, where: str, ident: int, record: dict | None = None):
-        self.where, self.ident, self.record = where, ident, record
+    done_to = ""         # what becomes of a job, in words
+    creates = False      # whether the tool makes the file, and migrates it
+    batch_jobs = 5000    # that one transaction takes: keys are random, and each page of an index is written once for all
+    store: Store         # once open() was called
 
-    def __str__(self) -> str:
-        return f"{self.where}: {self.ident}" if self.where else str(self.ident)
-
-
-def parse(where: str, line: bytes) -> Item:
-    """An input line: an id, or a record with .id. Raises BadRecord."""
-    try:
-        found = decoded(line)
-    except (ValueError, RecursionError):
-        raise BadRecord(f"{where}: neither an id nor JSON: {line[:40].decode('utf-8', 'replace')!r}") from None
-    record = found if isinstance(found, dict) else None
-    ident = found if record is None else record.get("id")
-    if type(ident) is not int or not 0 < ident < 1 << 63:
-        raise BadRecord(f"{where}: " + ("no id in the record: only a quarantined job can be sent back or dropped"
-                                        if record is not None and ident is None else "not an id"))
-    return Item(where, ident, record)
-
-
-def decoded(line: bytes):
-    """The value of a JSON line. Raises ValueError, RecursionError."""
-    try:
-        text = line.decode()
-        found, end = scanner()(text, 0)
-        if end == len(text):
-            return found
-    except (ValueError, StopIteration):
-        pass
-    import json
-    return json.loads(line)   # blanks around it, other encodings, and what is wrong with it
-
-
-@lru_cache(None)
-def scanner():
-    """What json.loads() calls in the end; what it does before that is a fifth of its time."""
-    import json
-    return json.JSONDecoder().scan_once
-
-
-class Action:
-    """In batches: a batch goes when it is full and when input waits. Subclasses say what is done with one."""
-
-    done_to = "dropped"   # what becomes of a job, in words
-
-    batch_jobs = 2000   # that one transaction takes
-    columns = jobs.COLUMNS   # id and revision first, data last
-
-    def __init__(self, path: str, strict: bool, quiet: bool):
-        self.path, self.strict, self.quiet = path, strict, quiet
-        self.status, self.done, self.stopped = OK, 0, False
-        self.batch: list[Item] = []
+    def __init__(self, path: str, strict: bool, output: Output):
+        self.path, self.strict, self.output = path, strict, output
+        self.status, self.done, self.stopped, self.is_open = OK, 0, False, False
+        self.batch: list = []
         self.size = 0
-        self.store: Store | None = None
-        self.sql = (f"SELECT {', '.join('job.' + name for name in self.columns)} "
-                    "FROM json_each(?) AS wanted LEFT JOIN job ON job.id = wanted.value")   # a LEFT JOIN keeps their order
 
-    def run(self, operands: list[str]) -> int:
-        """Act on everything; the exit status."""
-        wanted = idents(operands)
-        if not operands:
-            stdin_or_usage("give IDs, or records on standard input")
-        self.output = Output(quiet=self.quiet)
-        self.progress = Progress("jobs", len(wanted) or None, self.quiet)
+    def run(self, items: list | None = None) -> int:
+        """Act on items, or where there are none on what standard input brings; the exit status."""
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, signal.default_int_handler)   # as a Ctrl-C: what is under way is seen through
+        self.progress = Progress("jobs", len(items or ()) or None, self.output.quiet)
         try:
             try:
-                if operands:
-                    self.open()
-                    for ident in wanted:
-                        self.take(Item("", ident))
-                else:
+                for item in items or ():
+                    self.take(item)
+                if not items:
                     self.read()
                 self.flush()
             except Strict:
                 self.flush()
             self.output.close()
+            if self.is_open:
+                summarize(self.output, self.summary())
         except ReaderGone:
             self.output.quiet = True
             self.settle()
             warn(f"standard output: its reader has gone: stopped after {self.done} jobs")
             return NO
         except (Error, KeyboardInterrupt) as error:
-            self.output.quiet = True
-            if isinstance(error, KeyboardInterrupt):
-                self.settle(interrupted=True)
+            self.see_through(error)
             if self.done:
                 warn(f"{self.done} jobs were {self.done_to} before that")
             raise
         finally:
             self.progress.close()
-            if self.store:
+            if self.is_open:
                 self.end()
-                self.store.leave()
-                self.store.close()
+                processes.part(self.store)
         return self.status
 
-    def settle(self, interrupted: bool = False) -> None:
-        """See through what is in flight."""
+    def see_through(self, error: BaseException) -> None:
+        """After an error or an interrupt: the records of what is done come out all the same."""
+        try:
+            if isinstance(error, KeyboardInterrupt):
+                self.settle(interrupted=True)
+            self.output.flush()
+        except Error as another:
+            if isinstance(error, KeyboardInterrupt):
+                warn(str(another))
+        self.output.quiet = True
 
-    def end(self) -> None:
-        """Whatever is to be said or done at the end, while the file is open."""
-
-    def read(self) -> None:
-        for number, line in Input(waiting=self.flush):
-            if not line.strip():
-                continue
-            try:
-                item = parse(f"stdin:{number}", line)
-            except BadRecord as error:
-                spread = line.strip() in (b"{", b"[")   # the numbers on the lines that follow are no ids
-                self.report(f"stdin:{number}: the beginning of JSON over several lines: jq -c keeps a record on one: "
-                            "nothing after it is read" if spread else str(error))
-                if self.strict or spread:
-                    self.stopped = False   # what was read before it is done
-                    return
-                continue
-            self.open()
-            self.take(item)
+    def summary(self) -> str:
+        """What was done, and how much is left, for a person."""
+        left = jobs.dead(self.store)
+        return f"{self.done} job{'s' * (self.done != 1)} {self.done_to}; {left} dead job{'s' * (left != 1)} left"
 
     def open(self) -> None:
-        """The file is opened when there is something to do: empty input changes nothing."""
-        if self.store is None:
-            self.store = Store(self.path)
-            self.store.join(PROG)
+        """Open the file, when there is something to do: empty input changes nothing."""
+        self.store, self.is_open = Store(self.path, create=self.creates), True
+        processes.join(self.store, PROG)
+        self.store.execute(f"PRAGMA cache_size=-{CACHE}")
 
-    def take(self, item: Item) -> None:
+    def read(self) -> None:
+        """Take what standard input brings."""
+        stdin_or_usage("give records on standard input")
+        for where, record in records(Input(waiting=self.flush), self.bad):
+            try:
+                self.take(self.item(where, record))
+            except BadRecord as error:
+                self.bad(BadRecord(f"{where}: {error}"))
+
+    def item(self, where: str, record: dict):
+        """The item of a record that stands there. Raises BadRecord."""
+        raise NotImplementedError
+
+    def take(self, item) -> None:
+        """Add an item to the batch."""
+        if not self.is_open:
+            self.open()
         self.batch.append(item)
-        self.size += 0 if item.record is None else len(item.record.get("data") or item.record.get("data_b64") or "")
+        self.size += item.size
         if len(self.batch) >= self.batch_jobs or self.size > BATCH_BYTES:
             self.act()
 
     def act(self) -> None:
+        """Act on the batch."""
         while self.batch:
             batch, self.batch = self.batch, []   # what an exception leaves is not tried again
             if self.stopped:
@@ -163,17 +123,93 @@ class Action:
             self.batch = batch[used:]
         self.size = 0
 
+    def process(self, batch: list) -> int:
+        """Act on the first of a batch, as many as fit in a transaction; how many that were."""
+        raise NotImplementedError
+
     def flush(self) -> None:
+        """Act on what there is, since input waits."""
         self.act()
         self.output.flush()
 
+    def bad(self, error: BadRecord) -> None:
+        """Report a line that is no item. Raises Strict where that ends it; what was read before is done."""
+        warn(str(error))
+        self.status = NO
+        if self.strict:
+            raise Strict
+
     def report(self, text: str) -> None:
+        """Report an item that cannot be acted on; with --strict nothing after it is."""
         warn(text)
         self.status, self.stopped = NO, self.strict
 
-    def process(self, batch: list[Item]) -> int:
-        """Act on the first of a batch, as many as fit in a transaction; how many that were."""
-        raise NotImplementedError
+    def settle(self, interrupted: bool = False) -> None:
+        """See through what is in flight."""
+
+    def end(self) -> None:
+        """Whatever is to be said or done at the end, while the file is open."""
+
+
+class Item:
+    """A job to act on: where it was named ("stdin:17"), its id, and the record that named it, if any."""
+
+    __slots__ = ("where", "ident", "record", "size")
+
+    def __init__(self, where: str, ident: int, record: dict | None = None):
+        self.where, self.ident, self.record = where, ident, record
+        data = (record.get("data") or record.get("data_b64")) if record else None
+        self.size = len(data) if isinstance(data, str) else 0
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.ident}" if self.where else str(self.ident)
+
+
+def named(idents: list[int]) -> list[Item]:
+    """Items of ids that were typed."""
+    return [Item("", ident) for ident in idents]
+
+
+class Action(Batch):
+    """Acting on jobs that are in the file, by id. ids: lines of standard input are bare ids. why: for the history."""
+
+    columns = jobs.COLUMNS   # id and revision first, data last
+
+    def __init__(self, path: str, strict: bool, output: Output, ids: bool = False, why: str | None = None):
+        super().__init__(path, strict, output)
+        self.ids, self.why = ids, why
+
+    def open(self) -> None:
+        super().open()
+        self.sql = (f"SELECT {jobs.select(self.store, self.columns, 'job.')} "
+                    "FROM json_each(?) AS wanted LEFT JOIN job ON job.id = wanted.value")   # a LEFT JOIN keeps their order
+
+    def read(self) -> None:
+        if not self.ids:
+            super().read()
+            return
+        stdin_or_usage("give ids on standard input")
+        for number, line in Input(waiting=self.flush):
+            digits = line.strip()
+            if digits.isdigit() and len(digits) < 19 and int(digits):
+                self.take(Item(f"stdin:{number}", int(digits)))
+            elif digits:
+                self.bad(BadRecord(f"stdin:{number}: not an id: {line[:40].decode('utf-8', 'replace')!r}"))
+
+    def bad(self, error: BadRecord) -> None:
+        if str(error).endswith("not a JSON object"):   # a payload that is a number must not be taken for an id
+            error = BadRecord(f"{error}: bare ids take --ids")
+        super().bad(error)
+
+    def item(self, where: str, record: dict) -> Item:
+        ident = record.get("id")
+        if "id" not in record:
+            raise BadRecord("no id in the record: only a quarantined job can be sent back or dropped")
+        if type(ident) is not int or not 0 < ident < 1 << 63:
+            raise BadRecord("id is not a number of a job")
+        if type(record.get("revision", 1)) is not int:
+            raise BadRecord("revision is not a number")
+        return Item(where, ident, record)
 
     def look_up(self, batch: list[Item]) -> list[tuple[Item, tuple]]:
         """The first items of a batch, as many as fit in a transaction, each with its row; without an id in it where there

@@ -1,4 +1,4 @@
-"""Gearmang itself: a worker that takes failed jobs from a queue into the quarantine file, a batch per transaction."""
+"""gm-collect, Gearmang itself: take failed jobs from a queue into the quarantine file, a batch per transaction."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 import os
 import time
 
-from libgm import job
-from libgm.errors import NO, OK, BadRecord, Unavailable
+from libgm import job, wire
+from libgm.errors import NO, OK, BadRecord, Replaced, Unavailable
 from libgm.gearman.connection import ServerLost
 from libgm.gearman.worker import Worker
-from libgm.quarantine import jobs, payloads
+from libgm.quarantine import jobs, payloads, processes
 from libgm.quarantine.file import Store
 from libgm.quarantine.fingerprint import fingerprint
 from libgm.quarantine.payloads import Spool
@@ -28,55 +28,68 @@ def original(fields: dict) -> dict:
     task, data = fields.get("task"), fields.get("data")
     if not isinstance(task, str) or not task:
         raise BadRecord("no task")
-    unique = fields.get("unique_key")
-    exception = fields.get("exception")
-    payload = (data if isinstance(data, str) else json.dumps(data)).encode("utf-8", "surrogatepass")
-    when = fields.get("time")
+    function = job.check_function(_encoded(task))
+    payload = _encoded(data if isinstance(data, str) else json.dumps(data))
+    unique, when, exception = fields.get("unique_key"), fields.get("time"), fields.get("exception")
+    unique = _encoded(unique) if isinstance(unique, str) else b""
+    if unique:
+        job.check_unique(unique)
     when = int(when) if type(when) in (int, float) and 0 <= when < 1 << 40 else int(time.time())
     text = exception if isinstance(exception, str) else "" if exception is None else json.dumps(exception)
-    error = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")[:1000]
-    unique = unique.encode("utf-8", "surrogatepass") if isinstance(unique, str) else b""
-    function = job.check_function(task.encode("utf-8", "surrogatepass"))
-    return jobs.row(key=job.digest(16, function, unique, payload, str(when).encode()), function=function,
-                          unique_=unique, data=payload, reason="collected", error=error, stderr=text[-10000:],
-                          attempts=1, first_failed=when, last_failed=when,
-                          fingerprint=fingerprint(function, "collected", error))
+    text = text[-jobs.MAX_STDERR:]
+    error = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+    return jobs.row(function=function, unique_=unique, data=payload, reason="collected", error=error, stderr=text, attempts=1,
+                    first_failed=when, last_failed=when, fingerprint=fingerprint(function, "collected", error))
 
 
-def as_it_is(assigned, payload: bytes, reason: str, error: str, **fields) -> dict:
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def as_it_is(assigned, unique: bytes, payload: bytes, reason: str, error: str, **fields) -> dict:
     """The row of a failure job that cannot be read."""
     now = int(time.time())
     return jobs.row(
-        key=job.new_key(str(assigned.server).encode(), assigned.handle, assigned.function, assigned.unique, payload),
-        function=assigned.function, unique_=assigned.unique, data=payload, reason=reason, error=error, attempts=1,
-        first_failed=now, last_failed=now, server=str(assigned.server), handle=assigned.handle.decode("utf-8", "replace"),
+        function=assigned.function, unique_=unique, data=payload, reason=reason, error=error, attempts=1, first_failed=now,
+        last_failed=now, server=str(assigned.server), handle=assigned.handle.decode("utf-8", "replace"),
         fingerprint=fingerprint(assigned.function, reason, error), **fields)
 
 
 def read(assigned) -> dict:
-    """The row of whatever arrived: gearmang's own record, the original Gearmang's failure job, or anything."""
+    """The row of whatever arrived: gearmang's own record, the original Gearmang's failure job, or anything.
+
+    A record has the key of its job, so that what arrives twice comes in once. Any other job's is its own: equal failures
+    that arrive as different jobs are different.
+    """
     if isinstance(assigned.data, Spool):
-        return as_it_is(assigned, b"", "rejected", f"payload of {assigned.data.size} bytes: more than {LIMIT >> 20} MiB",
-                        payload_file=assigned.data.path)
-    payload = job.unwrap(assigned.data)[1]
+        spool, error = assigned.data, f"payload of {assigned.data.size} bytes: more than {LIMIT >> 20} MiB"
+        return keyed(as_it_is(assigned, spool.own, b"", "rejected", error, payload_file=spool.path,
+                              payload_digest=spool.digest), spool.header)
+    unique, header, payload = wire.unpack(assigned.function, assigned.unique, assigned.data)
     try:
         fields = json.loads(payload)
         if not isinstance(fields, dict):
             raise BadRecord("not a JSON object")
         if "task" in fields and "function" not in fields:
-            return original(fields)
+            return keyed(original(fields), header)
         if fields.get("payload_file"):   # on another machine; on this one it could be anybody's
             raise BadRecord("its payload is in a file elsewhere")
-        return jobs.from_record(fields)
+        values = jobs.from_record(fields)
+        return values if "key" in fields else keyed(values, header)
     except (ValueError, RecursionError):
         why = "not JSON"
     except BadRecord as error:
         why = str(error)
-    return as_it_is(assigned, payload, "collected", f"collected as it was: {why}")
+    return keyed(as_it_is(assigned, unique, payload, "collected", f"collected as it was: {why}"), header)
+
+
+def keyed(values: dict, header: wire.Header) -> dict:
+    """A row under the key of the job that it arrived as, or a new one."""
+    return {**values, "key": wire.key_text(header.key or wire.new_key()), "sends": header.sends}
 
 
 class Collector:
-    """One process: parent and worker are the same here, since nothing of a job is run."""
+    """gm-collect. One process: parent and worker are the same here, since nothing of a job is run."""
 
     def __init__(self, servers: list, function: bytes, path: str, until_empty: bool, quiet: bool):
         self.servers, self.function, self.path, self.until_empty = servers, function, path, until_empty
@@ -85,13 +98,12 @@ class Collector:
 
     def run(self) -> int:
         """Until told to stop, or with until_empty until nothing is there; the exit status."""
-        parent, _ = os.pipe()   # a parent that never dies
-        self.control = Control(0.0, parent, interrupt=True)
+        self.control = Control(0.0, interrupt=True)
         self.store = Store(self.path, create=True)
-        self.store.join("gm-collect", self.function)
+        processes.join(self.store, "gm-collect", self.function)
         payloads.sweep(self.store)
         worker = Worker(self.servers, self.function, f"gm-collect:{os.uname().nodename}:{os.getpid()}".encode(),
-                        lambda handle, function, unique, length: Spool(self.store, length), LIMIT)
+                        lambda handle, function, unique, length: Spool(self.store, function, unique, length), LIMIT)
         worker.window = WINDOW
         status = OK
         try:
@@ -99,8 +111,6 @@ class Collector:
                 worker.connect()
             while not self.control.stopping:
                 batch = self.batch(worker)
-                for news in worker.problems():
-                    warn(str(news))
                 if batch and not self.keep(batch):
                     break
                 if not batch and self.until_empty and worker.idle:
@@ -110,10 +120,13 @@ class Collector:
         except ReaderGone:
             warn(f"standard output: its reader has gone: stopping after {self.collected} jobs")
             status = NO
+        except Replaced:
+            worker.release()   # unanswered: its server keeps it
+            raise
         finally:
             worker.drain(5.0)
             worker.close()
-            self.store.part()
+            processes.part(self.store)
         return status
 
     def batch(self, worker: Worker) -> list:
@@ -133,9 +146,11 @@ class Collector:
         rows = [read(assigned) for assigned in batch]
         while True:
             try:
-                self.write(batch, rows)
+                idents = self.write(batch, rows)
                 self.trouble.over()
                 break
+            except Replaced:
+                raise
             except (Unavailable, OSError) as error:
                 self.control.wait(self.trouble.say(f"{error}: trying again"))
             if self.control.stopping:
@@ -151,17 +166,15 @@ class Collector:
         batch[0].worker.drain(5.0)   # the answers do not wait for whoever reads our records
         self.collected += len(batch)
         if not self.output.quiet:
-            for row in rows:
-                found = self.store.execute(f"SELECT {', '.join(jobs.COLUMNS)} FROM job WHERE key = ?", (row["key"],))
-                self.output.emit(jobs.record(found.fetchone() or [row.get(name) for name in jobs.COLUMNS]))
+            for ident, row in zip(idents, rows):
+                self.output.emit(jobs.record(jobs.fetch(self.store, ident) or [row.get(name) for name in jobs.COLUMNS]))
             self.output.flush()
         return True
 
-    def write(self, batch: list, rows: list[dict]) -> None:
-        """Make a batch durable. Raises Unavailable, OSError."""
+    def write(self, batch: list, rows: list[dict]) -> list[int]:
+        """Make a batch durable; the ids of its rows. Raises Unavailable, OSError."""
         for assigned in batch:
             if isinstance(assigned.data, Spool):
                 assigned.data.keep()
         with self.store.transaction():
-            for row in rows:
-                jobs.bring_in(self.store, row)
+            return [jobs.bring_in(self.store, row)[0] for row in rows]

@@ -1,7 +1,7 @@
-"""What the shells' completions ask a tool for: names from the servers and the quarantine file, soon or never.
+"""Candidates for the shells' completions: names from the servers and the quarantine file, within LIMIT seconds.
 
-The question is $GM_COMPLETE, "KIND PREFIX"; KIND is the placeholder that stands for the value in a tool's usage. An
-answer is a line: a candidate, and behind a tab what it is.
+The question is $GM_COMPLETE, "KIND PREFIX". KIND is the placeholder for the value in a tool's usage. An answer is a line
+per candidate: the candidate, a tab, and a description.
 """
 
 from __future__ import annotations
@@ -11,39 +11,39 @@ import os
 from libgm.errors import Error
 from libgm.shell.lines import safe
 
-LIMIT = 0.7   # seconds, of the one that a person who pressed Tab will wait
-MOST = 100    # candidates that a person will look at
-CUT = 60      # characters of what a candidate is
+LIMIT = 0.7   # seconds, so that a person who pressed Tab waits less than one
+MOST = 100    # candidates
+CUT = 60      # characters of a description
 IDS = "SELECT id, function, error FROM job WHERE id < ? ORDER BY id DESC LIMIT 1000"
-# of an index, the next value and one row that has it: no walk over all rows
+# the next value of an index and one row that has it, so that not all rows are read
 NEXT = "SELECT {0}, {1} FROM job WHERE {0} {2} ? ORDER BY {0} LIMIT 1"
 
 
 def answer(question: str, args: dict) -> None:
-    """Print the candidates; args: the options typed so far, by long name. What cannot be had is left out."""
+    """Print the candidates. args: the options typed so far, by long name. A source that is not available has none."""
     import threading
     kind, _, prefix = question.partition(" ")
-    watchdog = threading.Timer(LIMIT, os._exit, (0,))   # also out of a name server that does not answer
+    watchdog = threading.Timer(LIMIT, os._exit, (0,))   # a name server may not answer either
     watchdog.daemon = True
     watchdog.start()
     sources = {"FUNCTION": (from_file, from_servers), "GLOB": (from_file, from_servers),
-               "ID": (idents,), "HEX": (fingerprints,), "KEY": (uniques,)}.get(kind, ())
+               "ID": (ids,), "HEX": (fingerprints,), "KEY": (uniques,)}.get(kind, ())
     given: set[str] = set()
     for source in sources:
         try:
-            for candidate, what in source(args, prefix):
+            for candidate, description in source(args, prefix):
                 if len(given) >= MOST:
                     return
                 if candidate.startswith(prefix) and candidate not in given and usable(candidate):
                     given.add(candidate)
-                    line = f"{candidate}\t{safe(what)[:CUT]}".rstrip("\t") + "\n"
+                    line = f"{candidate}\t{safe(description)[:CUT]}".rstrip("\t") + "\n"
                     os.write(1, line.encode("utf-8", "replace"))
         except (Error, OSError, ValueError):
             pass
 
 
 def usable(candidate: str) -> bool:
-    """Whether a shell can take it as one line, and a terminal show it as it is."""
+    """Whether the candidate is one line for a shell and shows as it is on a terminal."""
     return bool(candidate) and safe(candidate) == candidate and "�" not in candidate and not candidate.startswith("-")
 
 
@@ -57,11 +57,11 @@ def store(args: dict):
     return Store(os.path.expanduser(places.quarantine(args)), readonly=True)
 
 
-def scan(args: dict, column: str, what: str, prefix: str):
-    """(value, what) of each different value of an indexed column that begins so, in order."""
+def scan(args: dict, column: str, description: str, prefix: str):
+    """(value, description) for each distinct value of an indexed column that begins with prefix, in order."""
     opened, last, operator = store(args), prefix, ">="
     while True:
-        row = opened.execute(NEXT.format(column, what, operator), (last,)).fetchone()
+        row = opened.execute(NEXT.format(column, description, operator), (last,)).fetchone()
         if row is None or not as_text(row[0]).startswith(prefix):
             return
         last, operator = row[0], ">"
@@ -80,8 +80,8 @@ def uniques(args: dict, prefix: str):
     return scan(args, "unique_", "function || ': ' || error", prefix)
 
 
-def idents(args: dict, prefix: str):
-    """The newest first."""
+def ids(args: dict, prefix: str):
+    """(id, description) of the jobs, the newest first."""
     opened, last = store(args), 1 << 62
     while True:
         rows = opened.execute(IDS, (last,)).fetchall()
@@ -98,7 +98,7 @@ def from_servers(args: dict, prefix: str):
     from libgm.shell import places
     for server in address.parse_servers(places.servers(args)):
         try:
-            for function, *_ in Admin(server).status():
-                yield as_text(function), ""
+            for queue in Admin(server).queues():
+                yield as_text(queue.function), ""
         except Error:
             pass

@@ -1,4 +1,4 @@
-"""One quarantined job as a page for a person."""
+"""gm-dead: list quarantined jobs, or show one as a page for a person."""
 
 from __future__ import annotations
 
@@ -8,36 +8,16 @@ import time
 
 from libgm import job
 from libgm.errors import NO, OK, BadRecord, Unavailable, Usage, reason
-from libgm.quarantine import jobs, selection
-from libgm.quarantine.audit import absent
+from libgm.quarantine import jobs, processes, selection
+from libgm.quarantine.audit import DONE, absent
 from libgm.quarantine.file import Store, raw
-from libgm.shell import options
-from libgm.shell.lines import Output, safe
+from libgm.shell.lines import Output, ReaderGone, safe
 from libgm.shell.messages import warn
 from libgm.shell.table import Listing, ago, shown
 from libgm.tools import history
-from libgm.units import age, epoch, iso, when
+from libgm.units import age, epoch, iso
 
-REASONS = ("error", "timeout", "crash", "lost", "hung", "rejected", "collected")
-
-
-def check_alone(args: dict) -> None:
-    """IDs name the jobs by themselves. Raises Usage."""
-    for name in ("function", "reason", "match", "unique", "fingerprint", "since", "until", "after", "limit", "delayed", "group"):
-        if args[f"--{name}"]:
-            raise Usage(f"--{name}: selects among all jobs, and IDs are given")
-
-
-def selectors(args: dict) -> dict:
-    """What gm-dead's options select, as quarantine.where() takes it. Raises Usage."""
-    if args["--reason"] is not None and args["--reason"] not in REASONS:
-        raise Usage(f"--reason: {args['--reason']!r} is not one of {', '.join(REASONS)}")
-    now = time.time()
-    return {"state": "delayed" if args["--delayed"] else "dead", "function": args["--function"],
-            "reason": args["--reason"], "match": args["--match"], "unique": args["--unique"],
-            "fingerprint": args["--fingerprint"],
-            **{name: when(args[f"--{name}"], f"--{name}", now) if args[f"--{name}"] else None
-               for name in ("since", "until")}}
+LOOK = 0.25   # seconds between two looks for new deaths; ten times as long as a look takes, where that is more
 
 
 def columns(now: float, delayed: bool) -> list:
@@ -47,32 +27,68 @@ def columns(now: float, delayed: bool) -> list:
             ("due in", lambda record: age(max(0, epoch(record["due"]) - now))) if delayed else
             ("failed", ago(now, "last_failed")),
             ("tries", lambda record: record["attempts"]), ("requeues", lambda record: record["requeues"] or ""),
-            ("reason", lambda record: "being sent" if record["state"] == "claimed" else record["reason"]),
+            ("reason", lambda record: "being sent" if record["state"] == "claimed" else record["reason"] or ""),
             ("error", lambda record: record["error"] or "")]
 
 
 def cause_columns(now: float) -> list:
+    """The columns of the table of causes."""
     return [("count", lambda record: record["count"]), ("function", lambda record: shown(record, "function")),
-            ("since", ago(now, "first_failed")), ("last", ago(now, "last_failed")),
-            ("sample", lambda record: record["sample"]), ("fingerprint", lambda record: record["fingerprint"]),
-            ("error", lambda record: record["error"] or "")]
+            ("reason", lambda record: record["reason"] or ""), ("since", ago(now, "first_failed")),
+            ("last", ago(now, "last_failed")), ("sample", lambda record: record["sample"]),
+            ("fingerprint", lambda record: record["fingerprint"] or ""), ("error", lambda record: record["error"] or "")]
 
 
-def listing(store: Store, args: dict) -> int:
-    """The selected jobs, oldest first, or with --group their causes, the most frequent first."""
-    wanted, now = selectors(args), time.time()
-    after = options.number(args, "--after", low=0) or 0
-    limit = options.number(args, "--limit", low=0)
-    what = "delayed retries" if args["--delayed"] else "dead jobs"
-    if args["--group"]:
-        found = Listing(args, cause_columns(now), f"{what} in {store.path}")
-        records = map(cause, selection.causes(store, wanted, after, limit))
-    else:
-        found = Listing(args, columns(now, args["--delayed"]), f"{what} in {store.path}")
-        records = (jobs.record(values, store.lives) for values in selection.jobs(store, wanted, after, limit))
+def listing(store: Store, wanted: dict, after: int, limit: int | None, newest: bool, follow: bool, form: dict) -> int:
+    """List the selected jobs with ids above after, at most limit, oldest or newest first. follow: then go on with each death
+    as it happens.
+
+    wanted: as of selection.jobs(). form: has --json and --table, as Listing takes it.
+    """
+    what = "delayed jobs" if wanted["state"] == "delayed" else "dead jobs"
+    found = Listing(form, columns(time.time(), wanted["state"] == "delayed"), f"{what} in {store.path}")
     try:
-        for record in records:
-            found.add(record)
+        deaths = selection.Deaths(store, wanted) if follow else None
+        for values in selection.jobs(store, wanted, after, limit, newest, deaths and deaths.last):
+            found.add(record_of(store, values))
+    except BadRecord as error:
+        raise Usage(str(error)) from None
+    if deaths:
+        go_on(store, deaths, found)
+    if not found.any:
+        found.where = not_any(store, wanted, what, bool(after))
+    found.close()
+    return OK
+
+
+def record_of(store: Store, values: tuple) -> dict:
+    """The record of a row by jobs.COLUMNS."""
+    return jobs.record(values, lambda process: processes.lives(store, process))
+
+
+def go_on(store: Store, deaths: selection.Deaths, found: Listing) -> None:
+    """List deaths as they happen, until the reader of standard output goes away. Raises ReaderGone."""
+    import select
+    reader = select.poll()
+    reader.register(1, 0)
+    pause = 0.0
+    while True:
+        if any(event & select.POLLERR for _, event in reader.poll(pause * 1000)):
+            raise ReaderGone("standard output: its reader has gone")
+        begun = time.monotonic()
+        for values in deaths.new():
+            found.add(record_of(store, values))
+        found.flush()
+        pause = max(LOOK, 10 * (time.monotonic() - begun))
+
+
+def group(store: Store, wanted: dict, after: int, limit: int | None, form: dict) -> int:
+    """List the causes of the selected jobs, the most frequent first; as listing()."""
+    what = "delayed jobs" if wanted["state"] == "delayed" else "dead jobs"
+    found = Listing(form, cause_columns(time.time()), f"{what} in {store.path}")
+    try:
+        for values in selection.causes(store, wanted, after, limit):
+            found.add(cause(values))
     except BadRecord as error:
         raise Usage(str(error)) from None
     if not found.any:
@@ -82,7 +98,7 @@ def listing(store: Store, args: dict) -> int:
 
 
 def not_any(store: Store, wanted: dict, what: str, after: bool) -> str:
-    """What an empty listing is of: the whole file, a function that it has nothing of, or a selection."""
+    """What an empty listing lists: the whole file, a function that it has nothing of, or a selection."""
     if wanted["function"] is not None:
         known = sorted(function.decode("utf-8", "replace") for function in selection.functions(store))
         if wanted["function"] not in known:
@@ -102,10 +118,10 @@ def cause(found: dict) -> dict:
     return record
 
 
-def show(store: Store, wanted: list[int], args: dict) -> int:
-    """The jobs with these ids, in any state: records, or on a terminal a page each."""
+def show(store: Store, wanted: list[int], form: dict) -> int:
+    """Show the jobs with these ids, in any state: records, or on a terminal a page each."""
     status = OK
-    page = args["--table"] or (os.isatty(1) and not args["--json"])
+    page = form["--table"] or (os.isatty(1) and not form["--json"])
     output = Output()
     for ident in wanted:
         values = jobs.fetch(store, ident)
@@ -113,9 +129,8 @@ def show(store: Store, wanted: list[int], args: dict) -> int:
             warn(absent(store, ident))
             status = NO
             continue
-        record = jobs.record(values, store.lives)
+        record = record_of(store, values)
         if page:
-            pass
             output.write(render(record, raw(values[-1]), history.of_job(store, record)))
         else:
             output.emit(record)
@@ -124,7 +139,7 @@ def show(store: Store, wanted: list[int], args: dict) -> int:
 
 
 def write_data(store: Store, wanted: list[int]) -> int:
-    """The payload of the one id on standard output, byte for byte."""
+    """Write the payload of the one id to standard output, byte for byte."""
     if len(wanted) != 1:
         raise Usage("--data takes one ID")
     values = jobs.fetch(store, wanted[0])
@@ -164,16 +179,15 @@ LOST = "journalctl -k, or dmesg, on its host: was memory short?"   # what killed
 
 def render(record: dict, data: bytes, history: list[dict]) -> bytes:
     """The page of a record, its payload and what was done with it (history.of_job), as UTF-8 that a terminal can take."""
-    from libgm.quarantine.audit import ACTIONS
-    from libgm.shell.table import shown
     now = time.time()
 
     def at(name):
         return "" if record[name] is None else f"{record[name]} ({age(abs(now - epoch(record[name])))} " + \
             ("ago)" if epoch(record[name]) <= now else "from now)")
     ended = record["signal"] or ("" if record["exit"] is None else f"exit status {record['exit']}")
-    look = LOST if record["reason"] == "lost" and not record["error"].startswith("released") else ""
-    lines = [f"job {record['id']}, revision {record['revision']}: {record['state']}, {record['reason']}", ""]
+    look = LOST if record["reason"] == "lost" and not (record["error"] or "").startswith("released") else ""
+    why = f", {safe(record['reason'])}" if record["reason"] else ""
+    lines = [f"job {record['id']}, revision {record['revision']}: {record['state']}{why}", ""]
     for name, value in (("function", shown(record, "function")), ("unique", shown(record, "unique")),
                         ("priority", record["priority"]), ("error", record["error"]), ("look at", look), ("ended with", ended),
                         ("attempts", record["attempts"]), ("requeues", record["requeues"]),
@@ -184,31 +198,35 @@ def render(record: dict, data: bytes, history: list[dict]) -> bytes:
             lines.append(f"  {name:<13} {safe(str(value))}")
     if record["stderr"]:
         lines += ["", "stderr:"] + ["  " + safe(line) for line in record["stderr"].split("\n")]
-    lines += ["", f"payload ({len(data)} bytes):"] + ["  " + line for line in payload(data)]
+    laid_out, shown_lines = payload(data)
+    lines += ["", f"payload ({len(data)} bytes{', JSON laid out' * laid_out}):"] + ["  " + line for line in shown_lines]
     if record.get("payload_file"):
         lines.append(f"  in {safe(record['payload_file'])}")
     if history:
         lines += ["", "history:"]
         for entry in history:
             edited = ", edited" if entry["edited"] else ""
-            lines.append(f"  {entry['time']} {ACTIONS.get(entry['action'], entry['action'])}{edited} by "
-                         + safe(f"{entry['user']}@{entry['host']}: job {entry['job']}: {entry['error'] or ''}"))
+            why = f" ({entry['why']})" if entry["why"] else ""
+            lines.append(f"  {entry['time']} {DONE.get(entry['action'], entry['action'])}{edited} by "
+                         + safe(f"{entry['user']}@{entry['host']}: job {entry['job']}: {entry['error'] or ''}{why}"))
     return ("\n".join(lines) + "\n\n").encode("utf-8", "replace")
 
 
-def payload(data: bytes) -> list[str]:
-    """Lines that show a payload: JSON laid out, text as it is, anything else as a hexdump."""
+def payload(data: bytes) -> tuple[bool, list[str]]:
+    """(whether it is JSON laid out, lines that show a payload); text is shown as it is, anything else as a hexdump."""
     cut = [] if len(data) <= PAYLOAD else [f"... {len(data) - PAYLOAD} bytes more: gm-dead --data"]
     try:
         text = data.decode()
     except UnicodeDecodeError:
-        return hexdump(data[:PAYLOAD]) + cut
+        return False, hexdump(data[:PAYLOAD]) + cut
+    laid_out = None
     if text[:1] in ("{", "["):
         try:
-            text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+            laid_out = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
         except (ValueError, RecursionError):
             pass
-    return [safe(line) for line in text[:PAYLOAD].split("\n")] + cut
+    text = laid_out or text
+    return laid_out is not None, [safe(line) for line in text[:PAYLOAD].split("\n")] + cut
 
 
 def hexdump(data: bytes) -> list[str]:

@@ -1,4 +1,4 @@
-"""Who requeued, dropped or buried what, and when: the audit trail, written with what it tells of in one transaction."""
+"""gm-history: who requeued, dropped, buried or drained what, and when."""
 
 from __future__ import annotations
 
@@ -6,59 +6,53 @@ import time
 from itertools import islice
 
 from libgm import job
-from libgm.errors import OK, Usage
+from libgm.errors import OK
 from libgm.quarantine import audit
-from libgm.quarantine.audit import ACTIONS
 from libgm.quarantine.file import Store, raw
-from libgm.shell import options
 from libgm.shell.table import Listing
-from libgm.units import iso, when
+from libgm.units import iso
 
 
 def record(values: tuple) -> dict:
-    """The record of an audit row, by selection.AUDIT. The job's id is under `job`: a line of it is no job."""
+    """The record of an entry by audit.AUDIT. The job's id is under `job`: a line of it is no job."""
     found = dict(zip(audit.AUDIT, values))
     shown: dict = {"entry": found["id"], "time": iso(found["time"])}
-    for name in ("action", "user", "host", "job", "revision", "key"):
+    for name in ("action", "user", "host", "job", "revision"):
         shown[name] = found[name]
+    shown["key"] = found["key"] and found["key"][:12]
     for name, column in (("function", "function"), ("unique", "unique_")):
         job.put(shown, name, None if found[column] is None else raw(found[column]))
     for name in ("reason", "error", "fingerprint"):
         shown[name] = found[name]
-    shown["edited"] = bool(found["edited"])
+    shown["edited"], shown["why"] = bool(found["edited"]), found["why"]
     return shown
 
 
 def of_job(store: Store, shown: dict) -> list[dict]:
     """What was done with the job of a record, by its key: under its earlier ids too."""
-    return [record(values) for values in audit.audit(store, {"key": shown["key"]})]
+    return [record(values) for values in audit.entries(store, {"key": shown["key"]})]
 
 
 def columns(now: float) -> list:
+    """The table's columns."""
     from libgm.shell.table import ago, shown
     return [("time", ago(now, "time")), ("action", lambda entry: entry["action"] + (" (edited)" if entry["edited"] else "")),
-            ("by", lambda entry: f"{entry['user']}@{entry['host']}"), ("job", lambda entry: entry["job"]),
+            ("by", lambda entry: f"{entry['user']}@{entry['host']}"), ("job", lambda entry: entry["job"] or ""),
             ("function", lambda entry: shown(entry, "function")), ("unique", lambda entry: shown(entry, "unique")),
-            ("error", lambda entry: entry["error"] or "")]
+            ("why, or error", lambda entry: entry["why"] or entry["error"] or "")]
 
 
-def listing(store: Store, args: dict) -> int:
-    """What gm-history's options and ids select, in the order in which it was done."""
-    from libgm.shell.options import idents
-    now = time.time()
-    if args["--action"] not in (None, *ACTIONS):
-        raise Usage(f"--action: {args['--action']!r} is not one of {', '.join(ACTIONS)}")
-    wanted = {"function": args["--function"], "unique": args["--unique"], "action": args["--action"],
-              "user": args["--user"], "fingerprint": args["--fingerprint"],
-              **{name: when(args[f"--{name}"], f"--{name}", now) if args[f"--{name}"] else None
-                 for name in ("since", "until")}}
-    after, limit = options.number(args, "--after", low=0) or 0, options.number(args, "--limit", low=0)
-    found = Listing(args, columns(now), f"requeues, drops or burials in {store.path}")
-    jobs = [{"job": ident} for ident in idents(args["ID"])] or [{}]
-    entries = (values for each in jobs for values in audit.audit(store, {**wanted, **each}, after, limit))
+def listing(store: Store, idents: list[int], wanted: dict, after: int, limit: int | None, newest: bool, form: dict) -> int:
+    """List what was done: with these ids, or with all, as far as wanted selects it (None: any).
+
+    form: has --json and --table, as Listing takes it.
+    """
+    found = Listing(form, columns(time.time()), f"requeues, drops or burials in {store.path}")
+    jobs = [{"job": ident} for ident in idents] or [{}]
+    entries = (values for each in jobs for values in audit.entries(store, {**wanted, **each}, after, limit, newest))
     for values in islice(entries, limit):
         found.add(record(values))
-    if not found.any and (args["ID"] or after or any(value is not None for value in wanted.values())):
+    if not found.any and (idents or after or any(value is not None for value in wanted.values())):
         found.where = f"requeues, drops or burials that match in {store.path}"
     found.close()
     return OK

@@ -1,21 +1,79 @@
-"""Sending quarantined jobs back: claim, submit, acknowledged, remove. Nothing leaves the file before it is safe elsewhere."""
+"""gm-requeue: send quarantined jobs back. Claim, submit, acknowledged, remove: nothing leaves the file before it is safe
+elsewhere."""
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 
-from libgm import job
+from libgm import job, wire
 from libgm.errors import BadRecord, Error
-from libgm.quarantine import audit, claims
+from libgm.quarantine import audit, claims, processes
 from libgm.quarantine.file import raw
+from libgm.shell.lines import Output
 from libgm.shell.messages import warn
+from libgm.shell.signals import held
 from libgm.tools.batch import Action, Item
 
+WINDOW = 64   # jobs that are waited for at once
+COLUMNS = ("id", "revision", "key", "function", "unique_", "priority", "reason", "error", "attempts", "requeues", "first_failed",
+           "fingerprint", "claim", "payload_file", "sends", "holds", "claim_sends", "claim_digest", "data")
+NEVER_FAILED = (None, "drained")   # reasons of jobs that only waited: they keep their counts
+EDITED = "edit"                    # how a claim says that the job is sent as another one
 
-class Behind:
-    """begin() a call, do something else, and end() it: what it returned, or the exception that it raised."""
+
+class Sending:
+    """A job on its way: its row, what is sent of it, and what came of that."""
+
+    __slots__ = ("values", *COLUMNS, "edited", "to", "level", "number", "how", "payload", "wire", "handle", "server", "result",
+                 "seconds")
+
+    def __init__(self, values: tuple):
+        self.values = values
+        (self.id, self.revision, self.key, self.function, self.unique_, self.priority, self.reason, self.error, self.attempts,
+         self.requeues, self.first_failed, self.fingerprint, self.claim, self.payload_file, self.sends, self.holds,
+         self.claim_sends, self.claim_digest, self.data) = values
+        self.result: bytes | None = None
+
+    def row(self) -> dict:
+        return {**dict(zip(COLUMNS, self.values)), "edited": self.edited}
+
+    def prepare(self, how: str, edit: tuple[bytes, bytes, str] | None) -> None:
+        """Settle what is sent, and under which wire unique. edit: function, payload and priority, where they differ.
+
+        Attempts start afresh. What is edited is another job: its key is made of this one's and of what is sent, so that a
+        repeat after a crash merges with the first copy.
+        """
+        self.edited = edit is not None
+        if edit is None:
+            self.to, data, self.level = raw(self.function), raw(self.data), self.priority
+            self.number, self.how = claims.number(self.sends, self.claim_sends, self.claim_digest, how), how
+            key, sends = self.key, self.number
+        else:
+            self.to, data, self.level = edit
+            self.number, self.how = None, EDITED
+            key, sends = job.digest(wire.KEY_BITS // 8, self.key.encode(), b"%d" % self.revision, self.to, data,
+                                    self.level.encode()), 0
+        header = wire.Header(wire.key_value(key), self.first_failed, 0, self.requeues + 1, sends, 0, self.level, False,
+                             how == WAITED)
+        if self.reason in NEVER_FAILED:
+            header.attempts, header.requeues, header.holds = self.attempts, self.requeues, self.holds
+        self.wire, self.payload = wire.pack(self.to, raw(self.unique_), header, data)
+
+    def shown(self) -> dict:
+        """Its record."""
+        shown: dict = {"id": self.id, "revision": self.revision}
+        job.put(shown, "function", self.to)
+        job.put(shown, "unique", raw(self.unique_))
+        shown.update(handle=self.handle.decode("utf-8", "replace"), server=str(self.server))
+        if self.result is not None:
+            job.put(shown, "result", self.result)
+            shown["duration"] = round(self.seconds, 6)
+        return shown
+
+
+class Background:
+    """begin() a call in a thread, do something else, and end() it: what it returned, or the exception that it raised."""
 
     def __init__(self):
         self.done = threading.Event()
@@ -27,7 +85,8 @@ class Behind:
         thread = threading.Thread(target=self._run, args=(call, *arguments))
         self.done.clear()
         try:
-            thread.start()
+            with held():
+                thread.start()
         except RuntimeError:   # there can be no more threads
             self._run(call, *arguments)
 
@@ -39,8 +98,7 @@ class Behind:
         self.done.set()
 
     def end(self):
-        """Wait for the call, if there is one. None where there is none."""
-        self.done.wait()
+        """The result of the call; None where there was none. wait() before."""
         result, error = self.result, self.error
         self.result = self.error = None
         if error is not None:
@@ -48,58 +106,32 @@ class Behind:
         return result
 
 
-WINDOW = 64   # jobs that are waited for at once
-COLUMNS = ("id", "revision", "key", "function", "unique_", "priority", "reason", "error", "requeues", "first_failed",
-           "fingerprint", "claim", "nonce", "payload_file", "data")
-
-
-class Sending:
-    """A job on its way: its row, what is sent of it under which names, and what came of that."""
-
-    __slots__ = ("values", *COLUMNS, "edited", "to", "level", "payload", "wire", "handle", "server", "result", "seconds")
-
-    def __init__(self, values: tuple):
-        self.values = values
-        (self.id, self.revision, self.key, self.function, self.unique_, self.priority, self.reason, self.error, self.requeues,
-         self.first_failed, self.fingerprint, self.claim, self.nonce, self.payload_file, self.data) = values
-        self.result = None
-
-    def row(self) -> dict:
-        return {**dict(zip(COLUMNS, self.values)), "edited": self.edited}
-
-    def shown(self) -> dict:
-        """The record of it."""
-        shown: dict = {"id": self.id, "revision": self.revision}
-        job.put(shown, "function", self.to)
-        job.put(shown, "unique", raw(self.unique_))
-        shown.update(handle=self.handle.decode("utf-8", "replace"), server=str(self.server))
-        if self.result is not None:
-            job.put(shown, "result", self.result)
-            shown["duration"] = round(self.seconds, 6)
-        return shown
+SENT, WAITED = "requeue", "requeue --wait"   # how a claim says that its job is sent
 
 
 class Requeue(Action):
-    """Resumable after a crash at any point. rate: jobs a second, at most. wait: a job leaves only when it is done."""
+    """gm-requeue: sends jobs back. It can be resumed after a crash at any point.
+
+    edit: take function, payload and priority from the record. rate: jobs a second, at most. wait: a job leaves the file only
+    when it is done.
+    """
 
     done_to = "sent back"
     columns = COLUMNS
 
-    def __init__(self, path: str, servers: list, edit: bool, plain: bool, wait: bool, rate: float | None, strict: bool,
-                 quiet: bool):
-        super().__init__(path, strict, quiet)
-        self.servers, self.edit, self.plain, self.wait, self.rate = servers, edit, plain, wait, rate
+    def __init__(self, path: str, servers: list, strict: bool, output: Output, edit: bool = False, wait: bool = False,
+                 rate: float | None = None, ids: bool = False, why: str | None = None):
+        super().__init__(path, strict, output, ids, why)
+        self.servers, self.edit, self.wait, self.rate = servers, edit, wait, rate
         if wait:
             self.batch_jobs = WINDOW // 4
         if rate:
             self.batch_jobs = max(1, min(self.batch_jobs, int(rate / 10)))   # no claim is held much longer than it takes
-        self.how = "." + "plain" * plain + "wait" * wait   # what is sent under one nonce is the same
         self.submitter = None
-        self.made, self.batches = os.urandom(6).hex(), 0   # make the nonces of this run: one for each batch
         self.next = 0.0      # time.monotonic() from which the rate allows more
-        self.again = 0       # jobs that an earlier requeue may have sent
+        self.again = 0       # jobs that an earlier process may have sent
         self.sent: list[Sending] = []   # and acknowledged (with --wait: done), and still in the file
-        self.behind = Behind()
+        self.background = Background()
 
     def process(self, batch: list[Item]) -> int:
         if self.submitter is None:
@@ -138,62 +170,52 @@ class Requeue(Action):
 
         Not durable: where the power fails, and the claim is lost, a job may be sent twice.
         """
-        claimed, used = {}, 0
-        self.batches += 1   # a job that dies and is sent again travels under another unique than the copy that died
+        claimed: dict[int, Sending] = {}
+        used, again = 0, 0
         with self.store.transaction(durable=False):
             for used, (item, values) in enumerate(self.look_up(batch), 1):
                 if item.ident not in claimed and self.is_meant(item, values):
                     found = Sending(values)
                     # where another process is sending it, the work is shared
-                    if found.claim is None or not self.store.lives(found.claim):
+                    if found.claim is None or not processes.lives(self.store, found.claim):
                         try:
-                            self.prepare(item, found)
+                            found.prepare(WAITED if self.wait else SENT, self.edited(item, found))
+                            again += found.claim_digest is not None
                             claimed[item.ident] = found
                         except BadRecord as error:
                             self.report(f"{item}: {error}")
                 if self.stopped:
                     break
-            for nonce, sendings in by_nonce(claimed.values()).items():
-                claims.claim(self.store, nonce, [found.id for found in sendings])
+            for how in {found.how for found in claimed.values()}:
+                claims.claim(self.store, {found.id: found.number for found in claimed.values() if found.how == how}, how)
+        self.again += again
         return list(claimed.values())[::-1], used
 
-    def prepare(self, item: Item, found: Sending) -> None:
-        """Settle what is to be sent. Raises BadRecord."""
-        found.to, data, found.level, found.edited = self.content(item, found)
-        tag = f".{job.digest(8, found.to, data, found.level.encode()) if found.edited else ''}{self.how}"
-        self.again += found.nonce is not None
-        if not (found.nonce or "").endswith(tag):
-            found.nonce = f"{self.made}-{self.batches}{tag}"
-        if self.plain:
-            found.payload = data
-        else:
-            found.payload = job.wrap(job.Envelope(found.key, raw(found.unique_), 0, found.requeues + 1, found.first_failed,
-                                                  found.level), data)
-        found.wire = job.wire_unique(found.to, found.key, "requeue", found.nonce) + job.WAITED * self.wait
-
-    def content(self, item: Item, found: Sending) -> tuple[bytes, bytes, str, bool]:
-        """(function, data, priority) to send, the file's, or with --edit the record's; whether they differ. Raises BadRecord."""
-        kept = raw(found.function), raw(found.data), found.priority
+    def edited(self, item: Item, found: Sending) -> tuple[bytes, bytes, str] | None:
+        """(function, payload, priority) to send with --edit, where the record's differ from the file's. Raises BadRecord."""
         if found.payload_file:
             raise BadRecord(f"its payload is too large for a worker: it stands in {found.payload_file}")
-        wanted = kept if item.record is None or shows(item.record, found) else given(item.record, kept)
-        if wanted != kept:
-            if not self.edit:
-                differs = [name for name, mine, theirs in zip(("function", "data", "priority"), kept, wanted) if mine != theirs]
-                raise BadRecord(f"{' and '.join(differs)} of the record differ from the file's: --edit takes them from the record")
-            job.check_function(wanted[0])
-            if wanted[2] not in job.PRIORITIES:
-                raise BadRecord(f"priority is not one of {', '.join(job.PRIORITIES)}")
-        if not wanted[1] and self.plain:
-            raise BadRecord("an empty payload stops gearmand from starting again: not sent")
-        return (*wanted, wanted != kept)
+        if item.record is None or shows(item.record, found):
+            return None
+        kept = raw(found.function), raw(found.data), found.priority
+        wanted = given(item.record, kept)
+        if wanted == kept:
+            return None
+        if not self.edit:
+            differs = [name for name, mine, theirs in zip(("function", "data", "priority"), kept, wanted) if mine != theirs]
+            raise BadRecord(f"{' and '.join(differs)} of the record differ from the file's: --edit takes them from the record")
+        if wanted[0] != kept[0]:
+            job.check_new_function(wanted[0])
+        return wanted
 
     def accepted(self, found: Sending, handle: bytes, server) -> None:
+        """The server has it."""
         found.handle, found.server = handle, server
         if not self.wait:
             self.sent.append(found)
 
     def refused(self, found: Sending, error: Error) -> None:
+        """The server does not take it."""
         self.report(f"{found.id}: {error}")
         self.removed()
         claims.give_back(self.store, [found.id])
@@ -204,7 +226,6 @@ class Requeue(Action):
             found.result, found.seconds = result, seconds
             self.sent.append(found)
             self.remove()
-            self.output.flush()
             return
         from libgm.worker.verdict import last_line
         claims.give_back(self.store, [found.id])
@@ -222,33 +243,38 @@ class Requeue(Action):
         """Let what is sent be taken out behind; nobody touches the file before removed()."""
         sent, self.sent = self.sent, []
         if sent:
-            self.behind.begin(self.take_out, sent)
+            self.background.begin(self.take_out, sent)
 
-    def take_out(self, sent: list[Sending]) -> tuple[list[Sending], set[Sending]]:
+    def take_out(self, sent: list[Sending]) -> tuple[list[Sending], list[Sending]]:
         """Remove what still is what was sent; (all of it, what of it has died again and stays)."""
-        again: set[Sending] = set()
+        again: list[Sending] = []
         with self.store.transaction():
-            for nonce, sendings in by_nonce(sent).items():
-                gone = claims.remove(self.store, nonce, [found.id for found in sendings], sendings[0].edited)
-                again.update(found for found in sendings if found.id not in gone)
-            audit.write_down(self.store, "requeue", [found.row() for found in sent if found in again])
+            for edited in (False, True):
+                some = {found.id: found.revision for found in sent if found.edited == edited}
+                gone = claims.remove(self.store, some, edited, self.why) if some else set()
+                again += [found for found in sent if found.edited == edited and found.id not in gone]
+            audit.write_down(self.store, "requeue", [found.row() for found in again], self.why)
         return sent, again
 
     def removed(self) -> None:
-        """Wait for what is being taken out, and tell of it."""
-        sent, again = self.behind.end() or ((), ())
-        self.done += len(sent)
-        for found in sent:
-            if found in again:
+        """Wait for what is being taken out, and print it."""
+        self.background.done.wait()
+        with held():
+            sent, again = self.background.end() or ((), ())
+            self.done += len(sent)
+            for found in again:
                 self.report(f"{found.id}: was sent, but failed again meanwhile: the newer failure stays")
-            elif not self.quiet:
-                self.output.emit(found.shown())
+            if not self.output.quiet:
+                stays = set(again)
+                for found in sent:
+                    if found not in stays:
+                        self.output.emit(found.shown())
+                self.output.flush()
 
     def flush(self) -> None:
         """Before a wait for input: what is being waited for comes first."""
         self.act()
         self.settle()
-        self.output.flush()
 
     def settle(self, interrupted: bool = False) -> None:
         if self.submitter and not (interrupted and self.wait):   # a job that is waited for may take for ever
@@ -262,18 +288,10 @@ class Requeue(Action):
     def end(self) -> None:
         self.remove()
         if self.again:
-            warn(f"{self.again} of these jobs may run twice: an earlier gm-requeue that did not end may have sent them")
-        claims.give_back_all(self.store)
+            warn(f"{self.again} of these jobs may run twice: who sent them before did not end")
+        claims.void(self.store)
         if self.submitter:
             self.submitter.close()
-
-
-def by_nonce(sendings) -> dict[str, list[Sending]]:
-    """Sendings by the nonce they go under: all of a batch that are sent as they are have the same."""
-    found: dict[str, list[Sending]] = {}
-    for sending in sendings:
-        found.setdefault(sending.nonce, []).append(sending)
-    return found
 
 
 def shows(record: dict, found: Sending) -> bool:
@@ -285,5 +303,7 @@ def shows(record: dict, found: Sending) -> bool:
 def given(record: dict, kept: tuple[bytes, bytes, str]) -> tuple[bytes, bytes, str]:
     """(function, data, priority) of a record; what it does not have is as it is kept. Raises BadRecord."""
     function, data = job.get(record, "function"), job.get(record, "data")
-    return (kept[0] if function is None else function, kept[1] if data is None else data,
-            record.get("priority") or kept[2])
+    priority = job.text_field(record, "priority", kept[2])
+    if priority not in job.PRIORITIES:
+        raise BadRecord(f"priority is not one of {', '.join(job.PRIORITIES)}")
+    return kept[0] if function is None else function, kept[1] if data is None else data, priority

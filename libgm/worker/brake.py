@@ -1,40 +1,102 @@
-"""The brake: a pause after failures of many different jobs in a row."""
+"""The brake: a row of failures of different jobs is taken for an outage, in which failures are held, not counted.
+
+gm-delivery(7), rule 8. All workers of a function share it in the quarantine file.
+"""
 
 from __future__ import annotations
 
-BRAKE_MAX = 60.0       # seconds
+import time
 
+from libgm import wire
+from libgm.quarantine import outages
+from libgm.quarantine.file import Store
 
-def brake_size(limit: int) -> int:
-    """Bytes of the memory that a Brake keeps its state in."""
-    return 8 * (2 + limit)
+HOLD_MIN, HOLD_MAX = 1.0, 60.0   # seconds for which a failure is held
+SPACING = 0.01      # of the outage's age, between two starts,
+SPACING_MAX = 0.1   # seconds at most
+LASTING = 7200.0    # seconds of an outage, after which failures count again
+FRESH = 1.0         # seconds for which a success need not be written again
+SKEW = 60.0         # seconds that the next start may be ahead, before the clock is taken to have been stepped
 
 
 class Brake:
-    """A pause after failures of `limit` different jobs in a row, 1 s and doubling to 60 s, until one succeeds (rule 8).
+    """The brake of a worker's function. limit: failures of different jobs in a row; 0 for no brake at all.
 
-    state: brake_size(limit) bytes that outlive a worker's replacement: how many different jobs have failed, how often it
-    has paused, and a tag of each of the jobs.
+    .row and .outage are as they were when last looked at: how many jobs have failed in a row, and whether that is an outage.
     """
 
-    def __init__(self, limit: int, state: memoryview):
-        self.limit, self.state = limit, state.cast("B").cast("Q")
+    def __init__(self, settings):
+        self.limit, self.function, self.delay = settings.brake, settings.function, settings.delay
+        self.row, self.outage = 0, False
 
-    @property
-    def row(self) -> int:
-        """How many different jobs have failed in a row."""
-        return self.state[0]
+    def look(self, store: Store) -> outages.Brake:
+        """Read it."""
+        found = outages.read(store, self.function)
+        self.row, self.outage = len(found.failed), found.since is not None
+        return found
 
-    def done(self) -> None:
-        self.state[0] = self.state[1] = 0
-
-    def failed(self, key: str) -> float:
-        """A job failed that did not judge itself; the seconds to pause now."""
-        count, tag = self.state[0], int(key[:15], 16)
-        if count < self.limit and tag not in self.state[2:2 + count].tolist():
-            self.state[2 + count] = tag
-            self.state[0] = count = count + 1
-        if not self.limit or count < self.limit:
+    def turn_over(self, store: Store, done: bool, coming: bool) -> float:
+        """Note that jobs were done, and ask when the next may be started, in a transaction of the caller's; in how many seconds."""
+        if not self.limit:
             return 0.0
-        self.state[1] += 1
-        return min(BRAKE_MAX, 2.0 ** (min(self.state[1], 10) - 1))
+        found = self.look(store)
+        if done:
+            self.succeeded(store, found)
+        return self.start(store, found) if coming and self.outage else 0.0
+
+    def ahead(self, window: int) -> int:
+        """How many jobs may be begun before the outcome of the first is known: a row of failures is no longer than the limit."""
+        if not self.limit:
+            return window
+        return 1 if self.outage else max(1, self.limit - self.row)
+
+    def start(self, store: Store, found: outages.Brake) -> float:
+        """Seconds until a job may be started in an outage, in which starts are spaced."""
+        now = time.time()
+        at = now if found.next_start > now + SKEW else max(now, found.next_start)
+        outages.reserve(store, self.function, at + min(SPACING_MAX, SPACING * max(0.0, now - (found.since or now))))
+        return at - now
+
+    def succeeded(self, store: Store, found: outages.Brake) -> None:
+        """A job was done. It ends an outage, and what was held is due."""
+        now = time.time()
+        if found.since is None and not found.failed and found.succeeded and 0 <= now - found.succeeded < FRESH:
+            return
+        outages.note_success(store, self.function, now)
+        if found.since is not None:
+            outages.release(store, self.function, now, True)
+        self.row, self.outage = 0, False
+
+    def failed(self, store: Store, header: wire.Header, error: str) -> float | None:
+        """A job failed that did not judge itself; the seconds for which it is held, None where the failure counts.
+
+        header: of the job, before this failure. header.known_bad is set where the job is to blame.
+        """
+        if not self.limit:
+            return None
+        found, now = self.look(store), time.time()
+        if found.since is not None and found.since > now:
+            found.since = now
+        header.known_bad = header.known_bad or came_between(header, found.succeeded)
+        if header.known_bad:
+            return None
+        if found.since is not None:
+            return self.hold(header) if now - found.since < LASTING else None
+        key = wire.key_text(header.key)
+        if key not in found.failed:
+            failed = [*found.failed, key][-self.limit:]
+            self.row, self.outage = len(failed), len(failed) >= self.limit
+            with store.transaction(durable=False):
+                outages.note_failure(store, self.function, failed, *((now, error) if self.outage else (None, None)))
+        return None
+
+    def hold(self, header: wire.Header) -> float:
+        """Seconds for which a job that has failed so often is held."""
+        return min(HOLD_MAX, max(HOLD_MIN, self.delay) * 2 ** min(header.attempts + header.holds, 9))
+
+
+def came_between(header: wire.Header, succeeded: float | None) -> bool:
+    """Whether a success came after the job's first failure, for all that its header tells: the time is in whole seconds, and of
+    the life before, where the job was requeued."""
+    return bool(succeeded and header.first_failed and not header.requeues and header.attempts + header.holds and
+                succeeded >= header.first_failed + 1)

@@ -9,17 +9,15 @@ import signal
 import time
 
 from libgm.errors import CANNOT_RUN, NO, OK, UNAVAILABLE, Error, reason
-from libgm.shell.lines import escaped
 from libgm.shell.messages import warn
-from libgm.shell.signals import SIGNALS
-from libgm.worker.brake import brake_size
+from libgm.shell.signals import SIGNALS, Signals
+from libgm.worker.events import Events
+from libgm.worker.pace import Pace, pace_size
 
 PAUSE_MAX = 60.0     # seconds between restarts of a worker that dies again and again
-AT_ONCE = 10.0       # seconds that a worker lives at least, or sees to a job, to have died of that and not at once
+AT_ONCE = 10.0       # seconds; a worker that dies sooner, and without an event, has died at once
 LATE = 5.0           # seconds beyond the grace that a worker may take to end, before it is killed
-RELEASER = -1        # the slot of the process that releases delayed retries
-PENDING = 1 << 20    # bytes of events that wait for their reader, before workers wait too
-ATOMIC = 4096        # bytes that a pipe which is ready takes without blocking: PIPE_BUF
+RELEASER = -1        # slot of the process that releases delayed retries
 
 
 class Child:
@@ -32,77 +30,71 @@ class Child:
         self.began = time.monotonic()
 
 
-class Fleet:
-    """settings: of work.Settings. Signals set flags; the loop acts."""
+class Parent:
+    """The workers of a gm-work. Signals set flags; the loop acts."""
 
     def __init__(self, settings):
         self.settings = settings
         self.children: dict[int, Child] = {}      # by pid
         self.due: dict[int, float] = {}           # slot -> time.monotonic() of its next start
         self.pauses: dict[int, float] = {}        # slot -> last pause before a restart, seconds
-        self.terms = self.hups = 0
-        self.passed = 0                           # TERMs passed on
+        self.over = False                         # something else than a signal ends it
+        self.passed = self.hups = 0               # TERMs and HUPs passed on
         self.status = OK
-        self.events = 0
-        self.pending = bytearray()                # of events that standard output has not taken yet
-        self.terminal = os.isatty(1)
-        self.silent = settings.quiet
+        self.events = Events(settings)
         self.late: float | None = None            # time.monotonic() when workers that were told to end are killed
-        self.brake_size = brake_size(settings.brake)
-        self.brakes = mmap.mmap(-1, self.brake_size * settings.jobs)   # a worker's brake outlives the worker
+        self.paces = mmap.mmap(-1, pace_size(settings.jobs))   # the pace of the jobs outlives a worker
         self.life = os.pipe()                     # its end tells the workers that the parent is dead
+        self.ends_with_terminal = has_terminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+        self.signals = Signals(*SIGNALS, signal.SIGCHLD)
 
     def run(self) -> int:
         """Until all is done or stopped; the exit status."""
-        wake, wakeup = os.pipe()
-        for fd in (wake, wakeup):
-            os.set_blocking(fd, False)
-        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
-        for number, act in ((signal.SIGTERM, self._term), (signal.SIGINT, self._term), (signal.SIGHUP, self._hup),
-                            (signal.SIGCHLD, lambda *_: None)):
-            signal.signal(number, act)
-        self.wake = wake
         slots = list(range(self.settings.jobs))
         if not self.settings.until_empty:
             slots.append(RELEASER)
         self.due = dict.fromkeys(slots, 0.0)
-        while self.due or self.children or (self.pending and not self.is_late()):
+        while self.due or self.children or (self.events.pending and not self.is_late()):
             self.start_due()
             self.step()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)   # one that comes now would only spoil the exit status
-        if self.pending:
-            lost = self.pending.count(b"\n")
-            self.events -= lost
-            self.deaf(f"its reader does not read: {lost} events are lost, stopping")
-        try:
-            os.close(os.dup(1))   # a failure of close() itself (a full disk elsewhere) counts too
-        except OSError as error:
-            self.deaf(f"cannot write: {reason(error)}: stopping")
+        self.events.close()
+        if self.events.deaf:
+            return NO
         if self.settings.until_empty and not self.terms:
             self.tell_left()
         return self.status
 
     def tell_left(self) -> None:
-        """--until-empty: say what is left for whoever works next."""
-        from libgm.quarantine import jobs
+        """--until-empty: tell what is left for whoever works next."""
+        from libgm.quarantine import jobs, pauses
         from libgm.quarantine.file import Store
+        function = self.settings.function.decode("utf-8", "replace")
         try:
             store = Store(self.settings.quarantine, readonly=True)
             count, due = jobs.delayed(store, self.settings.function)
+            pause = pauses.find(store, self.settings.function, time.time())
             store.close()
         except Error as error:
             warn(str(error))
             return
+        if pause:
+            warn(f"{function}: {pause}: what waits is left to whoever works next")
         if count:
-            warn(f"{self.settings.function.decode('utf-8', 'replace')}: {count} retries wait for their time, the first for "
-                 f"{max(0.0, due - time.time()):.3g} s: left to whoever works next")
+            warn(f"{function}: {count} retries wait for their time, the first for {max(0.0, due - time.time()):.3g} s: "
+                 "left to whoever works next")
 
-    def _term(self, number, _) -> None:
-        self.terms += 1
+    @property
+    def terms(self) -> int:
+        """How often it was told to stop."""
+        return self.signals.count(signal.SIGTERM, signal.SIGINT) + self.over
 
-    def _hup(self, *_) -> None:
-        self.hups += 1
+    def stop(self) -> None:
+        """As a first SIGTERM does: let the jobs in hand be finished, and end."""
+        self.over = self.over or not self.terms
+
+    # ---- starting workers
 
     def start_due(self) -> None:
         now = time.monotonic()
@@ -111,7 +103,7 @@ class Fleet:
             self.start(slot)
 
     def start(self, slot: int) -> None:
-        """Fork the process of a slot; in it, nothing of the parent is left but the brake and the two pipes."""
+        """Fork the process of a slot."""
         reading, writing = os.pipe()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)   # until the child hears them itself (Control)
         try:
@@ -143,64 +135,77 @@ class Fleet:
             os._exit(status)
 
     def child(self, slot: int, reading: int, writing: int) -> int:
-        signal.set_wakeup_fd(-1)
+        """Run a worker in this process, a new child; its exit status."""
+        self.signals.close()
         os.close(self.life[1])
         os.close(reading)
-        os.close(self.wake)
         for other in self.children.values():
             os.close(other.events)
         if slot == RELEASER:
             from libgm.worker.retries import run_releaser
             return run_releaser(self.settings, self.life[0])
-        at = slot * self.brake_size
-        brake = memoryview(self.brakes)[at:at + self.brake_size]
-        if self.settings.pipe:
-            from libgm.worker.pipe_process import PipeWorker as WorkerProcess
-        else:
-            from libgm.worker.process import WorkerProcess
-        return WorkerProcess(self.settings, writing, self.life[0], brake).main()
+        from libgm.worker.process import WorkerProcess
+        return WorkerProcess(self.settings, writing, self.life[0], Pace(memoryview(self.paces), slot)).main()
+
+    # ---- once round
 
     def step(self) -> None:
         """Wait for something to happen, and see to it."""
         poll, by_fd = select.poll(), {}
-        poll.register(self.wake, select.POLLIN)
-        if self.pending:
+        poll.register(self.signals.fd, select.POLLIN)
+        if self.events.pending:
             poll.register(1, select.POLLOUT)
-        if len(self.pending) < PENDING or self.terms:
+        if not self.events.full or self.terms:
             by_fd = {child.events: child for child in self.children.values() if child.open}
         for fd in by_fd:
             poll.register(fd, select.POLLIN)
-        times = [*self.due.values(), *([] if self.late is None else [self.late])]
+        times = [*self.due.values(), *(at for at in (self.late, self.events.tally.at, self.events.outage.due()) if at is not None)]
         wait = max(0, int((min(times) - time.monotonic()) * 1000) + 1) if times else None
         for fd, _ in poll.poll(wait):
-            if fd == self.wake:
-                try:
-                    os.read(fd, 512)
-                except BlockingIOError:
-                    pass
+            if fd == self.signals.fd:
+                self.signals.clear()
             elif fd in by_fd:
                 self.take(by_fd[fd])
             else:
-                self.write_out()
+                self.events.write()
+        self.see_to_events()
         self.reap()
+        self.pass_signals_on()
+        if self.children and self.is_late():
+            self.kill_late()
+
+    def see_to_events(self) -> None:
+        """What is due by the clock, and the end where nobody takes the events any more."""
+        now, events = time.monotonic(), self.events
+        if events.tally.at is not None and now >= events.tally.at:
+            events.tally.write()
+        at = events.outage.due()
+        if at is not None and now >= at:
+            events.outage.tell()
+        if events.deaf:
+            self.stop()
+
+    def pass_signals_on(self) -> None:
+        hups = self.signals.count(signal.SIGHUP)
+        if hups > self.hups and self.ends_with_terminal and not has_terminal():
+            self.hups = hups
+            self.stop()
         while self.passed < self.terms:
             self.passed += 1
             self.due.clear()
             self.tell(signal.SIGTERM)
             if self.passed == 1 and self.children and os.isatty(2):
-                warn("told to stop: finishing the jobs in hand; once more gives them back")
+                warn("told to stop: finishing the jobs in hand. Signal again to return them to the queue")
             self.late = time.monotonic() + LATE + (self.settings.grace if self.passed == 1 else 0)
-        if self.hups:
-            self.hups = 0
+        if hups > self.hups:
+            self.hups = hups
             self.tell(signal.SIGHUP)
-        if self.children and self.is_late():
-            self.kill_late()
 
     def is_late(self) -> bool:
         return self.late is not None and time.monotonic() >= self.late
 
     def kill_late(self) -> None:
-        """End workers that are hung, and what they run, since they do not end when they are told to."""
+        """Kill workers that do not end when they are told to, and what they run."""
         from libgm.worker.orphans import end, jobs_of
         self.late = time.monotonic() + LATE
         for child in list(self.children.values()):
@@ -225,36 +230,16 @@ class Fleet:
         head, newline, rest = data.rpartition(b"\n")
         if newline:
             child.worked = True
-            if not self.silent:
-                lines = child.buffer + head + newline
-                self.pending += escaped(lines) if self.terminal else lines
-            self.events += head.count(b"\n") + 1
+            self.events.take(child.buffer + head + newline)
             child.buffer = rest
         else:
             child.buffer += data
         return True
 
-    def write_out(self) -> None:
-        """Write events as far as standard output takes them without blocking: signals are not kept waiting."""
-        try:
-            del self.pending[:os.write(1, self.pending[:ATOMIC])]
-        except BlockingIOError:
-            pass
-        except BrokenPipeError:
-            self.deaf("its reader has gone: stopping")
-        except OSError as error:
-            self.deaf(f"cannot write: {reason(error)}: stopping")
-
-    def deaf(self, why: str) -> None:
-        """Events cannot be passed on: take no more jobs, finish those in hand."""
-        self.silent, self.status = True, NO
-        self.pending.clear()
-        self.terms += not self.terms
-        warn(f"standard output: {why} after {self.events} events")
+    # ---- their ends
 
     def reap(self) -> None:
         """See to workers that have ended: replace them, at once or after a growing pause."""
-        from libgm.worker.process import EMPTY
         while self.children:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
@@ -265,19 +250,33 @@ class Fleet:
             while self.take(child):
                 pass
             os.close(child.events)
-            code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
-            if self.terms or code == EMPTY:
-                continue
-            if code in (UNAVAILABLE, CANNOT_RUN) and self.settings.until_empty:
-                self.status = code
-            elif code == OK:
+            self.ended(child, status)
+
+    def ended(self, child: Child, status: int) -> None:
+        """A worker has ended, with that status of waitpid()."""
+        from libgm.worker.process import EMPTY, REPLACED
+        code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
+        if code == REPLACED:
+            self.replaced()
+        if self.terms or code == EMPTY:
+            return
+        if code in (UNAVAILABLE, CANNOT_RUN) and self.settings.until_empty:
+            self.status = code
+        elif code == OK:
+            self.pauses.pop(child.slot, None)
+            self.due[child.slot] = 0.0
+        else:
+            if child.worked or time.monotonic() - child.began > AT_ONCE:
                 self.pauses.pop(child.slot, None)
-                self.due[child.slot] = 0.0
-            else:
-                if child.worked or time.monotonic() - child.began > AT_ONCE:
-                    self.pauses.pop(child.slot, None)
-                self.again(child.slot, "killed by " + signal.Signals(os.WTERMSIG(status)).name if code is None
-                           else f"ended with status {code}")
+            self.again(child.slot, "killed by " + signal.Signals(os.WTERMSIG(status)).name if code is None
+                       else f"ended with status {code}")
+
+    def replaced(self) -> None:
+        """The quarantine file is another one now: end."""
+        if self.status != UNAVAILABLE:
+            warn(f"{self.settings.quarantine}: replaced while in use: stop all, remove -wal and -shm, start again")
+        self.status = UNAVAILABLE
+        self.stop()
 
     def again(self, slot: int, why: str) -> None:
         """Start a slot's process again, at once the first time, then after 0.1 s, doubling."""
@@ -286,3 +285,12 @@ class Fleet:
         pause = 0.0 if pause is None else self.pauses[slot]
         warn(f"a worker was {why}: " + (f"starting another in {pause:g} s" if pause else "starting another"))
         self.due[slot] = time.monotonic() + pause
+
+
+def has_terminal() -> bool:
+    """Whether this process has a controlling terminal, which is not so any more once that was closed."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+        return True
+    except OSError:
+        return False

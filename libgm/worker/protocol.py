@@ -1,4 +1,4 @@
-"""What COMMAND of gm-work --pipe is told of a job, and how its answers are read. gm-work(1), PIPE MODE."""
+"""The lines between gm-work --pipe and its COMMAND: a record for each job, an answer to each. gm-work(1), PIPE MODE."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ import json
 from libgm import job
 from libgm.errors import Error
 from libgm.shell.lines import refuse
-from libgm.worker.run import MAX_EXTRA, MAX_OUTPUT, Outcome, tail
-from libgm.worker.verdict import last_line
+from libgm.worker.outcome import MAX_EXTRA, MAX_OUTPUT, Outcome, finite, last_line, tail
 
 VERDICTS = ("retry", "dead", "drop")
 encode = json.encoder.encode_basestring
-decode = json.JSONDecoder(parse_constant=refuse).decode
+decode = json.JSONDecoder(parse_constant=refuse, parse_float=finite).decode
 
 
 class Broken(Error):
-    """COMMAND said what is not the protocol: nothing after it can be trusted."""
+    """COMMAND broke the protocol: nothing that it says afterwards can be trusted."""
 
 
 def line_of(attempt) -> bytes:
-    """The record of an attempt as COMMAND gets it: function, unique, handle, attempts (this one's number), priority, data."""
+    """The record of an attempt for COMMAND: function, unique, handle, attempts (the number of this one), priority, data."""
     fields = [_field("function", attempt.assigned.function), _field("unique", attempt.unique),
               '"handle":%s,"attempts":%d,"priority":"%s"' % (encode(attempt.handle), attempt.before + 1,
-                                                            attempt.envelope.priority),
+                                                            attempt.header.priority),
               _field("data", attempt.data)]
     return ("{" + ",".join(fields) + "}\n").encode()
 
@@ -58,7 +57,7 @@ def take_bytes(answer: dict, name: str) -> bytes:
 
 
 def outcome_of(answer: dict, said: bytes) -> Outcome:
-    """An answer as the outcome of its job; said: what COMMAND said on stderr meanwhile. Raises Broken."""
+    """The outcome that an answer tells of. said: what COMMAND wrote to stderr meanwhile. Raises Broken."""
     outcome = Outcome()
     if answer["ok"] is True:
         outcome.verdict, outcome.stdout = "done", take_bytes(answer, "result")
@@ -80,7 +79,7 @@ def outcome_of(answer: dict, said: bytes) -> Outcome:
 
 
 def take_extra(extra: dict, new: object) -> None:
-    """Add new, an answer's extra or None, to what a job has told before. Raises Broken."""
+    """Add an answer's `extra` (None: it has none) to what a job has told before. Raises Broken."""
     if new is None:
         return
     if not isinstance(new, dict):
@@ -91,7 +90,7 @@ def take_extra(extra: dict, new: object) -> None:
 
 
 def pass_on(assigned, answer: dict) -> None:
-    """What COMMAND tells of a job under way, to whoever waits for it. Raises Broken."""
+    """Pass on to the waiting client what COMMAND tells of the running job. Raises Broken."""
     progress = answer.get("progress")
     if progress is not None:
         if not (isinstance(progress, list) and len(progress) == 2 and

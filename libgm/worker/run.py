@@ -1,186 +1,144 @@
-"""Running a job in a child: a process per job in its own process group, payload in, result out, limits kept."""
+"""A process of COMMAND for each job: payload in, result out, limits kept."""
 
 from __future__ import annotations
 
 import os
 import select
-import signal
 import time
-from functools import lru_cache
 
-DUP2 = getattr(os, "POSIX_SPAWN_DUP2", None)   # kind of an action (kind, descriptor, number that it gets)
-NORMAL_SIGNALS = [signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD]
+from libgm.errors import reason
+from libgm.worker.child import DUP2, Child, pipes
+from libgm.worker.command import Command, Unfit
+from libgm.worker.outcome import MAX_EXTRA, MAX_OUTPUT, STDERR_BYTES, Outcome, extras, tail
 
-
-def spawn(argv: list[str], env: dict, actions: list) -> int:
-    """Start argv[0] (looked up in PATH) in its own process group with normal signals; its pid. Raises OSError."""
-    if DUP2 is None:
-        return fork(argv, env, actions)
-    how = {"file_actions": actions, "setpgroup": 0, "setsigmask": [], "setsigdef": NORMAL_SIGNALS}
-    try:
-        return os.posix_spawn(find(argv[0]), argv, env, **how)
-    except FileNotFoundError:   # it has moved, or is nowhere
-        find.cache_clear()
-        return os.posix_spawnp(argv[0], argv, env, **how)
-
-
-@lru_cache(None)
-def find(name: str) -> str:
-    """Where PATH has a command, looked up once: each directory in which it is not would cost every job a failed exec."""
-    import shutil
-    return shutil.which(name) or name
-
-
-def fork(argv: list[str], env: dict, actions: list) -> int:
-    """spawn() where there is no posix_spawn (PyPy): by hand, and slower."""
-    failed, tell = os.pipe()   # closed by exec
-    pid = os.fork()
-    if not pid:
-        try:
-            os.setpgid(0, 0)
-            for number in NORMAL_SIGNALS:
-                signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_SETMASK, [])
-            for _, descriptor, number in actions:
-                os.dup2(descriptor, number)
-            os.execvpe(argv[0], argv, env)
-        except OSError as error:
-            os.write(tell, b"%d" % error.errno)
-        finally:
-            os._exit(127)
-    os.close(tell)
-    with open(failed, "rb") as reader:
-        why = reader.read()
-    if why:
-        os.waitpid(pid, 0)
-        raise OSError(int(why), os.strerror(int(why)))
-    return pid
-
-
-MAX_OUTPUT = 64 << 20       # bytes of a result; more fails the job (DESIGN, rule 10)
-STDERR_BYTES = 10_000       # of the end of stderr that is kept,
-STDERR_LINES = 50           # and lines of it
-MAX_EXTRA = 256 << 10       # bytes read from fd 3
 CHUNK = 1 << 16
-BRIEF = 2                   # ms in which only a job's end wakes us, not each descriptor that it closes on the way there
+ATOMIC = 4096       # bytes that any new pipe holds
+BRIEF = 0.002       # seconds in which only its end wakes the worker, not each descriptor that it closes on the way there
 
 
-class Outcome:
-    """How a run ended.
+class ProcessPerJob(Command):
+    """COMMAND as a process for each job, one at a time."""
 
-    exit (int) or signal (name, "SIGKILL"), the other None; stdout, stderr (bytes, its end), extra (dict, from fd 3),
-    duration (seconds); timed_out, overflow (its output was too large), stopped (we ended it, it is to be released);
-    in pipe mode verdict (done, fail, retry, dead or drop; None where it gave none), error and delay (seconds or None).
-    """
+    run: Run | None = None
 
-    __slots__ = ("exit", "signal", "stdout", "stderr", "extra", "duration", "timed_out", "overflow", "stopped",
-                 "verdict", "error", "delay")
+    def room(self, ahead: int) -> int:
+        return 0 if self.given else 1
 
-    def __init__(self, status: int | None = None, stdout: bytes = b"", stderr: bytes = b""):
-        self.exit = self.signal = None
-        if status is not None:
-            self.read_status(status)
-        self.stdout, self.stderr, self.extra, self.duration = stdout, stderr, {}, 0.0
-        self.timed_out = self.overflow = self.stopped = False
-        self.verdict = self.error = self.delay = None
+    def give(self, attempt) -> None:
+        settings = self.settings
+        env = {**self.env, b"GM_UNIQUE": attempt.unique, b"GM_HANDLE": attempt.assigned.handle,
+               b"GM_ATTEMPT": b"%d" % (attempt.before + 1), b"GM_JOB_SERVER": attempt.server.encode(),
+               b"GM_RUN": b"%s.%d" % (self.env[b"GM_RUN"], attempt.run)}
+        try:
+            self.run = Run(settings.argv, env, attempt.data, settings.timeout, settings.grace)
+        except OSError as error:
+            raise Unfit(f"{settings.argv[0]}: cannot run: {reason(error)}") from None
+        self.began = self.run.began
+        self.given.append(attempt)
 
-    def read_status(self, status: int) -> None:
-        """Take in a status of waitpid()."""
-        if os.WIFSIGNALED(status):
-            self.signal = signal_name(os.WTERMSIG(status))
-        else:
-            self.exit = os.WEXITSTATUS(status)
+    def watch(self) -> dict[int, int]:
+        return self.run.watch() if self.run else {}
 
+    def due(self, now: float) -> float | None:
+        return self.run.due(now) if self.run else None
 
-def signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"SIG{number}"
+    def attend(self, woken: list[int]) -> list[tuple]:
+        run = self.run
+        if run is None or not run.attend(woken):
+            return []
+        self.run = None
+        return [(self.given.popleft(), run.outcome())]
 
+    def stop(self) -> None:
+        if self.run and not self.run.stopped:
+            self.run.stopped = True
+            self.run.child.terminate(min(self.settings.grace, 1.0))
 
-def tail(data: bytes) -> bytes:
-    """The last lines of stderr that a record keeps."""
-    return b"\n".join(data[-STDERR_BYTES:].rstrip(b"\n").split(b"\n")[-STDERR_LINES:])
-
-
-def end_group(pid: int, sig: int) -> None:
-    """Send sig to the process group of a job; TERM with CONT, so that a stopped one can act on it."""
-    try:
-        os.killpg(pid, sig)
-        if sig == signal.SIGTERM:
-            os.killpg(pid, signal.SIGCONT)
-    except (ProcessLookupError, PermissionError):
-        pass
-
-
-def extras(data: bytes) -> dict:
-    """The JSON objects on the lines of data, merged; what is not one is passed over."""
-    found: dict = {}
-    if data:
-        import json
-        for line in data.split(b"\n"):
-            try:
-                value = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(value, dict):
-                found.update(value)
-    return found
-
-
-def exit_fd(pid: int) -> int:
-    """A descriptor that is readable when pid has ended; -1 where the platform has none."""
-    try:
-        return os.pidfd_open(pid)
-    except (AttributeError, OSError):
-        return -1
-
-
-def run(argv: list[str], env: dict, data: bytes, timeout: float | None, grace: float, control, started, ended) -> Outcome:
-    """Run a job to its end.
-
-    timeout and grace in seconds: TERM at the one, KILL after the other. control.fd becomes readable when something
-    happened that control.deadline(), a time.monotonic() by which the job must be stopped or None, may tell.
-    started() is called when it runs, ended(status of waitpid) as soon as it has ended by itself. Raises OSError where the
-    command cannot be started.
-    """
-    stdin, feed = os.pipe()
-    ends = [os.pipe() for _ in range(3)]   # stdout, stderr, extras
-    try:
-        began = time.monotonic()
-        pid = spawn(argv, env, [(DUP2, stdin, 0)] + [(DUP2, end[1], fd) for fd, end in enumerate(ends, 1)])
-    except OSError:
-        for fd in (feed, *(end[0] for end in ends)):
-            os.close(fd)
-        raise
-    finally:
-        os.close(stdin)
-        for end in ends:
-            os.close(end[1])
-    return Run(pid, feed, [end[0] for end in ends], data, began, timeout, grace).wait(control, started, ended)
+    def end(self) -> bool:
+        run, self.run = self.run, None
+        if run:
+            run.kill()
+        return run is not None
 
 
 class Run:
-    """A job's process under way: feeds, reads and ends it."""
+    """The process of a job: is fed, read and ended. timeout, grace: seconds. Raises OSError where it cannot be started."""
 
-    def __init__(self, pid, feed, reads, data, began, timeout, grace):
-        self.pid, self.feed, self.data, self.grace, self.began = pid, feed, memoryview(data), grace, began
-        self.stdout, self.stderr, self.extra, self.size = [], bytearray(), bytearray(), 0
-        self.takers = dict(zip(reads, (self.take_stdout, self.take_stderr, self.take_extra)))
-        self.ends = None if timeout is None else began + timeout   # when the next signal is sent
-        self.outcome, self.termed = Outcome(), False
-        for fd in (feed, *reads):
-            os.set_blocking(fd, False)
+    def __init__(self, argv: list[str], env: dict, data: bytes, timeout: float | None, grace: float):
+        self.grace, self.data = grace, memoryview(data)
+        self.parts: list[bytes] = []
+        self.size, self.stderr, self.extra = 0, bytearray(), bytearray()
+        self.stopped = self.overflow = self.timed_out = False
+        (stdin, self.feed), stdout, stderr, extra = pipes(4)
+        self.takers = {stdout[0]: self.take_stdout, stderr[0]: self.take_stderr, extra[0]: self.take_extra}
+        self.open = set(self.takers)
+        try:
+            if len(data) > ATOMIC:
+                os.set_blocking(self.feed, False)
+            self.write()
+            self.began = time.monotonic()
+            self.child = Child(argv, env, [(DUP2, stdin, 0), (DUP2, stdout[1], 1), (DUP2, stderr[1], 2), (DUP2, extra[1], 3)])
+        except OSError:
+            self.close()
+            raise
+        finally:
+            for fd in (stdin, stdout[1], stderr[1], extra[1]):
+                os.close(fd)
+        self.timeout_at = None if timeout is None else self.began + timeout
+
+    # ---- its descriptors
+
+    def watch(self) -> dict[int, int]:
+        found = {} if self.child.ended < 0 else {self.child.ended: select.POLLIN}
+        if self.feed >= 0:
+            found[self.feed] = select.POLLOUT
+        if not self.brief():
+            found.update(dict.fromkeys(self.open, select.POLLIN))
+        return found
+
+    def brief(self) -> bool:
+        """Whether it has only just begun, and what it writes is left in its pipes."""
+        return self.feed < 0 <= self.child.ended and time.monotonic() < self.began + BRIEF
+
+    def due(self, now: float) -> float | None:
+        """time.monotonic() at which attend() is due whatever happens."""
+        times = [self.began + BRIEF if self.brief() else None, self.child.due(now),
+                 None if self.child.ending else self.timeout_at]
+        return min((at for at in times if at is not None), default=None)
+
+    def write(self) -> None:
+        """Feed its input as far as it takes any, then close that."""
+        try:
+            while self.data:
+                self.data = self.data[os.write(self.feed, self.data[:1 << 20]):]
+        except BlockingIOError:
+            return
+        except OSError:
+            pass   # it has closed its input: its own affair
+        os.close(self.feed)
+        self.feed = -1
+
+    def read(self, fd: int, most: int = 16) -> None:
+        """Take what is there on fd, at most so many chunks: a fast writer keeps no signal waiting."""
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        for _ in range(most):
+            chunk = os.read(fd, CHUNK)
+            if not chunk:
+                self.open.discard(fd)
+                return
+            self.takers[fd](chunk)
+            if len(chunk) < CHUNK or not poll.poll(0):
+                return
 
     def take_stdout(self, chunk: bytes) -> None:
         self.size += len(chunk)
         if self.size <= MAX_OUTPUT:
-            self.stdout.append(chunk)
-        elif not self.outcome.overflow:
-            self.outcome.overflow = True
-            self.stdout.clear()
-            self.terminate()
+            self.parts.append(chunk)
+        elif not self.overflow:
+            self.overflow = True
+            self.parts.clear()
+            self.child.terminate(self.grace)
 
     def take_stderr(self, chunk: bytes) -> None:
         self.stderr += chunk
@@ -191,109 +149,55 @@ class Run:
         if len(self.extra) < MAX_EXTRA:
             self.extra += chunk
 
-    def terminate(self, grace: float | None = None) -> None:
-        """TERM now, KILL after the grace (seconds)."""
-        end_group(self.pid, signal.SIGTERM)
-        self.termed, self.ends = True, time.monotonic() + (self.grace if grace is None else grace)
+    # ---- its end
 
-    def write(self) -> bool:
-        """Feed stdin as far as it takes; True when that is over, also where the child has closed it."""
-        try:
-            while self.data:
-                self.data = self.data[os.write(self.feed, self.data[:1 << 20]):]
-        except BlockingIOError:
-            return False
-        except OSError:
-            pass
-        os.close(self.feed)
-        self.feed = -1
-        return True
-
-    def read(self, fd: int) -> bool:
-        """Take what is there on fd, but of a fast writer's no more than what keeps no signal waiting; False at its end."""
-        try:
-            for _ in range(16):
-                chunk = os.read(fd, CHUNK)
-                if not chunk:
-                    return False
-                self.takers[fd](chunk)
-                if len(chunk) < CHUNK:
-                    break
-        except BlockingIOError:
-            pass
-        return True
-
-    def wait(self, control, started, ended) -> Outcome:
-        """Until the process has ended: who else holds its output does not keep us."""
-        exits, status = exit_fd(self.pid), None
-        fed, open_reads = self.write(), set(self.takers)
-        try:
-            started()
-            if fed and exits >= 0:
-                status = self.wait_briefly(exits, control)
-            if status is None:
-                poll = select.poll()
-                for fd in (*open_reads, control.fd, *([exits] if exits >= 0 else ())):
-                    poll.register(fd, select.POLLIN)
-                if not fed:
-                    poll.register(self.feed, select.POLLOUT)
-            while status is None:
-                for fd, _ in poll.poll(self.next_wait(control, exits < 0)):
-                    if fd == self.feed:
-                        if self.write():
-                            poll.unregister(fd)
-                    elif fd in open_reads:
-                        if not self.read(fd):
-                            poll.unregister(fd)
-                            open_reads.discard(fd)
-                    elif fd == control.fd:
-                        control.happened()
-                status = self.look()
-            if not self.termed:
-                ended(status)
-            for fd in open_reads:
+    def attend(self, woken: list[int]) -> bool:
+        """Act on what happened; whether the process has ended. Whoever else holds its output does not keep the job."""
+        for fd in woken:
+            if fd == self.feed:
+                self.write()
+            elif fd in self.open:
                 self.read(fd)
-        finally:
-            for fd in (exits, self.feed, *self.takers):
-                if fd >= 0:
-                    os.close(fd)
-        return self.finish(status)
+        child = self.child
+        if (child.ended in woken or child.ended < 0) and child.look():
+            return True
+        now = time.monotonic()
+        if not child.ending and self.timeout_at is not None and now >= self.timeout_at:
+            self.timed_out = True
+            child.terminate(self.grace)
+        child.press(now)
+        return False
 
-    def wait_briefly(self, exits: int, control) -> int | None:
-        """look(), after a moment in which only its end or a signal wakes us."""
-        poll = select.poll()
-        poll.register(exits, select.POLLIN)
-        poll.register(control.fd, select.POLLIN)
-        return self.look() if poll.poll(BRIEF) else None
-
-    def look(self) -> int | None:
-        """Its status by waitpid(), None while it runs."""
-        pid, status = os.waitpid(self.pid, os.WNOHANG)
-        return status if pid else None
-
-    def next_wait(self, control, ticking: bool) -> int | None:
-        """Send what signals are due; milliseconds until the next one."""
-        now, stop = time.monotonic(), control.deadline()
-        if stop is not None and now >= stop and not self.outcome.stopped:
-            self.outcome.stopped = True
-            self.terminate(min(self.grace, 1.0))
-        if self.ends is not None and now >= self.ends:
-            if self.termed:
-                end_group(self.pid, signal.SIGKILL)
-                self.ends = now + 1.0
-            else:
-                self.outcome.timed_out = True
-                self.terminate()
-        times = [at for at in (self.ends, None if self.outcome.stopped else stop) if at is not None]
-        wait = None if not times else max(0, int((min(times) - now) * 1000) + 1)
-        return min(wait or 50, 50) if ticking else wait
-
-    def finish(self, status: int) -> Outcome:
-        outcome = self.outcome
-        outcome.read_status(status)
-        outcome.duration = time.monotonic() - self.began
-        outcome.stdout, outcome.stderr = b"".join(self.stdout), tail(bytes(self.stderr))
-        outcome.extra = extras(bytes(self.extra[:MAX_EXTRA]))
-        if self.termed:
-            end_group(self.pid, signal.SIGKILL)   # what is left of a group that we ended
+    def outcome(self) -> Outcome:
+        """How it ended."""
+        outcome = Outcome(self.child.status)
+        outcome.duration, outcome.forced = time.monotonic() - self.began, self.child.ending
+        outcome.stopped, outcome.timed_out = self.stopped, self.timed_out
+        outcome.overflow, outcome.collect = self.overflow, lambda: self.collect(outcome)
         return outcome
+
+    def collect(self, outcome: Outcome) -> None:
+        """Read what is left in its pipes, and close them."""
+        poll = select.poll()
+        for fd in self.open:
+            poll.register(fd, select.POLLIN)
+        for fd, what in poll.poll(0):
+            if what & select.POLLIN:
+                self.read(fd)
+        self.child.reap()
+        self.close()
+        outcome.stdout, outcome.stderr, outcome.overflow = b"".join(self.parts), tail(bytes(self.stderr)), self.overflow
+        outcome.extra = extras(bytes(self.extra[:MAX_EXTRA]))
+
+    def kill(self) -> None:
+        """End it and its group at once."""
+        self.child.kill_at = 0.0
+        self.child.press(time.monotonic())
+        self.child.reap()
+        self.close()
+
+    def close(self) -> None:
+        for fd in (self.feed, *self.takers):
+            if fd >= 0:
+                os.close(fd)
+        self.feed = -1

@@ -1,75 +1,70 @@
-"""What becomes of a job: done, retried, set aside, dropped or given back; durable first, then answered (rules 2 to 9)."""
+"""What becomes of a job: done, retried, held, set aside, dropped or given back. Durable first, then answered.
+
+gm-delivery(7), rules 2 to 8.
+"""
 
 from __future__ import annotations
 
-import os
+import copy
 import time
 
-from libgm import job
-from libgm.errors import CannotRun, Unavailable
+from libgm import job, wire
+from libgm.errors import CannotRun, Replaced, Unavailable
 from libgm.gearman.connection import Refused, ServerLost
 from libgm.quarantine import fingerprint, jobs, starts
 from libgm.quarantine.file import Store
 from libgm.shell.lines import dump
 from libgm.shell.messages import Trouble, warn
 from libgm.shell.signals import Control, Stopped
-from libgm.units import iso
 from libgm.worker import orphans, verdict
+from libgm.worker.attempt import Attempt
 from libgm.worker.brake import Brake
-from libgm.worker.run import Outcome
-from libgm.worker.verdict import MAX_RELEASES, judge
+from libgm.worker.outcome import Outcome
+from libgm.worker.report import Reporter
 
-HOST = os.uname().nodename
 LOST, HUNG = "its worker died with it", "hung: ended by gm-reap"
+MAX_RELEASES = 10      # of one job, before it is taken for the reason of the signals
+CAREFUL_JOBS, CAREFUL = 10, 60.0   # jobs, or seconds, for which a worker is careful after a machine went down
+GIVE_UP = 3            # tries, with --until-empty, of what does not mend itself
 
 
-class Attempt:
-    """A job in hand: what came over the wire, and what it is (rule 5)."""
+class Settler:
+    """Where a worker takes its successes and failures. store: set once it is open."""
 
-    def __init__(self, assigned, run: int, settings):
-        self.assigned, self.run = assigned, run    # run: its number among this worker's
-        self.spool = None if isinstance(assigned.data, bytes) else assigned.data   # of a payload too large
-        self.envelope, self.data = job.unwrap(assigned.data) if self.spool is None else (self.spool.envelope, b"")
-        self.envelope = self.envelope or job.Envelope()
-        self.identity = job.identity(assigned.function, assigned.unique, assigned.data if self.spool is None else b"")
-        self.before = self.envelope.attempts       # attempts before this one, those that never reported included
-        self.waited = settings.foreground or assigned.unique.endswith(job.WAITED)
-        self.unique = self.envelope.unique
-        if self.unique is None:
-            self.unique = assigned.unique[:-2] if assigned.unique.endswith(job.WAITED) else assigned.unique
-        self.server, self.handle = str(assigned.server), assigned.handle.decode("utf-8", "replace")
+    store: Store
 
-    @property
-    def key(self) -> str:
-        """The job's key: from its envelope, or made at its first failure."""
-        if self.envelope.key is None:
-            self.envelope.key = job.new_key(self.server.encode(), self.assigned.handle, self.assigned.function, self.unique,
-                                            self.data)
-        return self.envelope.key
+    def __init__(self, settings, control: Control, reporter: Reporter):
+        self.settings, self.control, self.reporter = settings, control, reporter
+        self.brake = Brake(settings)
+        self.trouble, self.unfit = Trouble(), Trouble()
+        self.settled: list[int] = []   # runs whose failures are written and answered: their starts are to go
+        self.careful = False           # starts are on disk before their jobs begin
+        self.careful_until = 0.0       # time.monotonic()
 
+    def take_care(self) -> None:
+        """Be careful for a while where the machine went down with a worker (rule 6): a job may have done that."""
+        self.careful = self.persist(lambda: starts.careful(self.store))
+        self.careful_until = time.monotonic() + CAREFUL
 
-class Fate:
-    """Where a worker takes its failures and successes: one per worker process; several jobs may be in hand.
-
-    over: tells whether the worker is to end, so that a pause does not keep it.
-    """
-
-    store: Store   # set once it is open
-
-    def __init__(self, settings, control: Control, brake: Brake, events_fd: int, over):
-        self.settings, self.control, self.brake, self.events_fd = settings, control, brake, events_fd
-        self.over, self.trouble, self.unfit = over, Trouble(), Trouble()
-        self.unanswered: list = []           # jobs whose starts are ended, each an (attempt, outcome)
-        self.before_pause = lambda: None     # to give back what else is in hand
+    def end_care(self, runs: int) -> None:
+        """After so many runs of this worker: the machine has not gone down again."""
+        if self.careful and (runs >= CAREFUL_JOBS or time.monotonic() >= self.careful_until):
+            self.careful = False
+            self.persist(lambda: starts.mark_seen(self.store))
 
     def persist(self, write):
-        """Call write until the file takes it: a job is not answered before. Raises Stopped when told to end meanwhile."""
+        """Call write until the file takes it: a job is not answered before. Raises Stopped when told to end meanwhile, and
+        with --until-empty Unavailable, where nobody would mend it."""
         while True:
             try:
                 done = write()
                 self.trouble.over()
                 return done
+            except Replaced:
+                raise
             except Unavailable as error:
+                if self.settings.until_empty and self.trouble.times + 1 >= GIVE_UP:
+                    raise
                 pause = self.trouble.say(f"{error}: trying again")
             self.control.wait(pause)
             if self.control.stopping or self.control.retired:
@@ -83,74 +78,79 @@ class Fate:
                     function(self.store, *arguments)
         self.persist(write)
 
-    # ---- before a job is run
-
-    def begin(self, attempt: Attempt, done: list) -> bool:
-        """Write its start, before the job begins, and end those of done; False where earlier ones were the last of it.
-
-        answer_done() is to follow.
-        """
-        if self.turn_over(done, [attempt]):
-            self.answer_done()
-            self.transact(False, (starts.end, attempt.run))
-            return self.begin_again(attempt)
-        return True
-
-    def begin_again(self, attempt: Attempt) -> bool:
-        """begin() for a job that is known to have had a start."""
-        if self.taken_down(attempt):
-            return False
-        self.transact(False, (starts.begin, attempt))
-        return True
+    # ---- before a run
 
     def turn_over(self, done: list, coming: list) -> list[int]:
-        """End the starts of jobs that are done, each an (attempt, outcome), and write those of attempts to come, in one
-        transaction; answer_done() is to follow. The runs of those to come that a dead worker had in hand before us."""
+        """Write in one transaction that jobs are done, each an (attempt, outcome), and the starts of attempts to come; then answer
+        those that are done. The runs of those to come that another worker had in hand before."""
         def write() -> list[int]:
-            with self.store.transaction(durable=False):
+            with self.store.transaction(durable=self.careful and bool(coming)):
+                starts.end(self.store, *self.settled, *(attempt.run for attempt, _ in done))
                 if done:
-                    starts.end(self.store, *(attempt.run for attempt, _ in done))
                     starts.forget(self.store, *(attempt.identity for attempt, _ in done))
+                wait = self.brake.turn_over(self.store, bool(done), bool(coming))
                 if not coming:
                     return []
+                coming[0].start_at = time.monotonic() + wait if wait else 0.0
                 starts.begin(self.store, *coming)
                 return starts.suspects(self.store, range(coming[0].run, coming[-1].run + 1))
         found = self.persist(write)
-        self.unanswered += done
-        return found
-
-    def answer_done(self) -> None:
-        """Answer the jobs whose starts turn_over() has ended, and tell of them."""
-        done, self.unanswered = self.unanswered, []
+        self.settled.clear()
         for attempt, outcome in done:
             self.acknowledge(attempt, outcome, True)
         if done:
-            done[0][0].assigned.worker.send()
-            self.tell(*(self.event("done", attempt, attempt.before + 1, outcome) for attempt, outcome in done))
-            self.brake.done()
+            self.reporter.tell(*(self.reporter.event("done", attempt, attempt.before + 1, outcome) for attempt, outcome in done))
+        return found
 
-    def taken_down(self, attempt: Attempt) -> bool:
-        """Count earlier starts of this job whose owner is dead (rule 6); True where that was the last of it."""
+    def look_back(self, attempt: Attempt) -> bool:
+        """Count earlier starts of this job whose worker is dead (rule 6); False where that is the last of it."""
         past = self.persist(lambda: starts.past(self.store, attempt.identity))
+        attempt.lost = bool(past and past.attempts)
         if past is None:
-            return False
+            return True
         orphans.end_orphans(self.store, past.runs)
+        if past.next is not None and self.send_again(attempt, past.next):
+            return False
+        if past.settled:
+            attempt.header.key = wire.new_key()
+        elif past.key and not attempt.known:
+            attempt.header.key = past.key
         attempt.before += past.attempts
-        error = HUNG if past.hung and not past.lost else LOST
-        reason = "hung" if past.hung and not past.lost else "lost"
+        reason, error = ("hung", HUNG) if past.hung and not past.lost else ("lost", LOST)
         if past.released >= MAX_RELEASES:
             reason, error = "lost", f"released {past.released} times: each time its worker was told to stop"
         elif not past.attempts:
-            return False
+            return True
         elif attempt.before < self.settings.tries and not attempt.waited:
-            self.emit("retry", attempt, attempt.before, Outcome(), reason, error)
-            return False
-        outcome = Outcome(stderr=b"")
+            self.reporter.emit("retry", attempt, attempt.before, Outcome(), reason, error)
+            return True
         if attempt.waited:
-            self.answer(attempt, outcome, "drop", reason, error)
+            self.answer(attempt, Outcome(), reason, error)
         else:
-            self.set_aside(attempt, outcome, attempt.before, reason, error)
+            self.set_aside(attempt, Outcome(), attempt.before, reason, error)
+        return False
+
+    def send_again(self, attempt: Attempt, unique: bytes) -> bool:
+        """A dead worker was about to send the job's retry under that wire unique: send that very one; whether the server took
+        it."""
+        found = wire.parse(attempt.assigned.function, unique)
+        header = found[1] if found else attempt.header
+        if not self.submit(attempt, attempt.assigned.function, unique, attempt.assigned.data, header.priority):
+            return False
+        self.transact(False, (starts.forget, attempt.identity))
+        self.acknowledge(attempt, Outcome(), False, LOST)
+        self.reporter.emit("retry", attempt, header.attempts, Outcome(), "lost", f"{LOST}, while it was sent again")
         return True
+
+    def begin_alone(self, attempt: Attempt) -> None:
+        """Write the start of a job that a dead worker had in hand."""
+        self.turn_over([], [attempt])
+
+    def end_starts(self, attempts) -> None:
+        """The starts of attempts that were not begun go."""
+        runs = [attempt.run for attempt in attempts]
+        if runs:
+            self.transact(False, (starts.end, *runs))
 
     def mark_released(self) -> None:
         """What ends this worker from now on is a release, no attempt (rule 7)."""
@@ -164,135 +164,137 @@ class Fate:
         """Quarantine a payload that no worker takes, here even with --via: its file is here (rule 10)."""
         error = f"payload of {attempt.spool.size} bytes: more than {job.MAX_PAYLOAD >> 20} MiB"
         if attempt.waited:
-            self.answer(attempt, Outcome(), "drop", "rejected", error)
+            self.answer(attempt, Outcome(), "rejected", error)
             return
-        values = self.death(attempt, Outcome(), attempt.before, "rejected", error)
-        values["payload_file"] = attempt.spool.path
+        attempt.header.key = attempt.header.key or wire.new_key()
         self.persist(attempt.spool.keep)
+        values = self.row(attempt, Outcome(), attempt.before, "rejected", error)
+        values.update(payload_file=attempt.spool.path, payload_digest=attempt.spool.digest)
         self.transact(True, (jobs.set_aside, values), (starts.forget, attempt.identity))
         self.acknowledge(attempt, Outcome(), False)
-        self.emit("dead", attempt, attempt.before, Outcome(), "rejected", error)
+        self.reporter.emit("dead", attempt, attempt.before, Outcome(), "rejected", error)
 
     # ---- after it
 
-    def settle(self, attempt: Attempt, outcome: Outcome) -> None:
-        """See to what becomes of the job, then answer it, then print its event (rules 2 to 4)."""
-        verdict, reason, error = judge(outcome, self.settings.exits, self.settings.timeout)
-        self.unfit.over()
-        mark = None if verdict == "done" else self.persist(lambda: starts.marked(self.store, attempt.run))
+    def settle(self, attempt: Attempt, outcome: Outcome) -> bool:
+        """See to what becomes of a job that was not done, then answer it, then tell of it; False where it is to go back."""
+        judged, reason, error = verdict.judge(outcome, self.settings.exits, self.settings.timeout)
+        mark = self.persist(lambda: starts.marked(self.store, attempt.run))
         if mark == "hung":
-            verdict, reason, error = "fail", "hung", HUNG
+            judged, reason, error = "fail", "hung", HUNG
         elif mark == "released" and not self.control.stopping:
             self.persist(lambda: starts.give_back(self.store, self.store.process, attempt.run))
-            self.emit("release", attempt, attempt.before, outcome, None, "released by gm-reap")
-            attempt.assigned.worker.release()
-            return
+            self.reporter.emit("release", attempt, attempt.before, outcome, None, "released by gm-reap")
+            return False
+        self.unfit.over()
+        hold = None
+        if judged in ("fail", "retry") and mark != "hung":
+            hold = self.persist(lambda: self.brake.failed(self.store, attempt.header, error))
         attempts = attempt.before + 1
-        if verdict == "done":
-            self.answer(attempt, outcome, "done", None, None)
-            self.brake.done()
-        elif verdict == "drop" or attempt.waited:
-            self.answer(attempt, outcome, "drop", reason, error)
-        elif verdict == "dead" or attempts >= self.settings.tries:
+        if judged == "drop" or attempt.waited:
+            self.answer(attempt, outcome, reason, error)
+        elif hold is not None:
+            self.hold(attempt, outcome, hold, reason, error)
+        elif judged == "dead" or attempts >= self.settings.tries:
             self.set_aside(attempt, outcome, attempts, reason, error)
         else:
             self.retry(attempt, outcome, attempts, reason, error)
-        if verdict in ("fail", "retry"):
-            self.pause(attempt, self.brake.failed(attempt.key), error)
+        return True
 
-    def pause(self, attempt: Attempt, seconds: float, why: str | None) -> None:
-        """The brake: take no job for so long, and let gm-status show it."""
-        if not seconds:
-            return
-        attempt.assigned.worker.drain(5.0)   # its answer does not wait for us
-        warn(f"{self.function_name()}: {self.settings.brake} different jobs failed in a row: pausing {seconds:g} s")
-        self.before_pause()
-        self.show_pause(time.time() + seconds, f"{self.settings.brake} different jobs failed in a row: {why}")
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and not self.over():
-            self.control.wait(until - time.monotonic())
-        self.show_pause(None, None)
-
-    def show_pause(self, until: float | None, why: str | None) -> None:
-        try:
-            with self.store.transaction(durable=False):
-                self.store.execute("UPDATE process SET paused_until = ?, paused_why = ? WHERE id = ?",
-                                   (until, why, self.store.process))
-        except Unavailable as error:
-            warn(str(error))
-
-    def answer(self, attempt: Attempt, outcome: Outcome, event: str, reason, error) -> None:
+    def answer(self, attempt: Attempt, outcome: Outcome, reason, error) -> None:
         """The job ends here: its counts, then the server's copy, go."""
         self.transact(False, (starts.end, attempt.run), (starts.forget, attempt.identity))
-        self.acknowledge(attempt, outcome, event == "done", error)
-        attempt.assigned.worker.send()
-        self.emit(event, attempt, attempt.before + 1, outcome, reason, error)
+        self.acknowledge(attempt, outcome, False, error)
+        self.reporter.emit("drop", attempt, attempt.before + 1, outcome, reason, error)
 
     def retry(self, attempt: Attempt, outcome: Outcome, attempts: int, reason, error) -> None:
         """To the end of the queue again (rule 2): at once, or by way of the file."""
-        envelope, assigned = attempt.envelope, attempt.assigned
-        envelope.key, envelope.unique, envelope.attempts = attempt.key, attempt.unique, attempts
-        envelope.first_failed = envelope.first_failed or int(time.time())
         if outcome.delay is None:
             delay = verdict.delay(attempts, self.settings.delay, self.settings.max_delay)
         else:
             delay = min(outcome.delay, self.settings.max_delay)   # further off would be taken for a stepped clock
-        ends = ((starts.end, attempt.run), (starts.forget, attempt.identity))
-        sent = not delay and self.send(attempt, assigned.function, job.wrap(envelope, attempt.data), "attempt", attempts)
-        if not sent:
-            values = self.death(attempt, outcome, attempts, reason, error)
+        if delay or not self.resend(attempt, attempts):
+            values = self.row(attempt, outcome, attempts, reason, error)
             values.update(state="delayed", due=time.time() + delay)
-            ends = ((jobs.set_aside, values), *ends)
-        self.transact(not sent, *ends)
+            self.write(attempt, values)
         self.acknowledge(attempt, outcome, False, error)
-        self.emit("retry", attempt, attempts, outcome, reason, error, delay)
+        self.reporter.emit("retry", attempt, attempts, outcome, reason, error, delay)
 
-    def send(self, attempt: Attempt, function: bytes, data: bytes, *step: object) -> bool:
-        """Submit a step of the job where it came from; False where the server would not have it."""
-        unique = job.wire_unique(function, attempt.key, *step)
+    def resend(self, attempt: Attempt, attempts: int) -> bool:
+        """Submit the job again where it came from; False where the server would not have it."""
+        header, assigned = copy.copy(attempt.header), attempt.assigned
+        header.attempts, header.sends = attempts, wire.next_sends(header.sends)
+        header.first_failed = header.first_failed or int(time.time())
+        unique, data = wire.pack(assigned.function, attempt.unique, header, attempt.data)
+        self.persist(lambda: starts.will_send(self.store, attempt.run, unique))
+        if not self.submit(attempt, assigned.function, unique, data, header.priority):
+            return False
+        self.transact(False, (starts.end, attempt.run), (starts.forget, attempt.identity))
+        return True
+
+    def hold(self, attempt: Attempt, outcome: Outcome, delay: float, reason, error) -> None:
+        """The failure is put down to an outage: it does not count, and the job waits (rule 8)."""
+        values, now = self.row(attempt, outcome, attempt.before, reason, error), time.time()
+        values.update(state="delayed", due=now + delay, held=now, holds=attempt.header.holds + 1)
+        self.write(attempt, values)
+        self.acknowledge(attempt, outcome, False, error)
+        self.reporter.emit("hold", attempt, attempt.before, outcome, reason, error, delay)
+
+    def set_aside(self, attempt: Attempt, outcome: Outcome, attempts: int, reason: str, error: str) -> None:
+        """Quarantine (rule 3): into the file, or as a job for a gm-collect elsewhere."""
+        values = self.row(attempt, outcome, attempts, reason, error)
+        if self.settings.via is None:
+            self.write(attempt, values)
+        elif not self.send_via(attempt, self.settings.via, values):
+            return
+        self.acknowledge(attempt, outcome, False, error)
+        self.reporter.emit("dead", attempt, attempts, outcome, reason, error)
+
+    def write(self, attempt: Attempt, values: dict) -> None:
+        """Write the row of a failure, and that its start is settled."""
+        self.transact(True, (jobs.set_aside, values), (starts.settle, attempt.run), (starts.forget, attempt.identity))
+        self.settled.append(attempt.run)
+
+    def send_via(self, attempt: Attempt, via: bytes, values: dict) -> bool:
+        """Submit a dead job's record for a gm-collect; False where the server is lost, and will hand the job out again."""
+        dead = dump(jobs.portable(values))
+        if len(dead) > job.MAX_PAYLOAD:
+            dead = dump(jobs.portable(values, coded=True))   # JSON's escapes may be six times the payload
+        unique, dead = wire.pack(via, attempt.unique, wire.Header(key=wire.new_key(), priority=attempt.header.priority), dead)
+        while not self.submit(attempt, via, unique, dead, attempt.header.priority):
+            if attempt.assigned.lost:
+                self.transact(False, (starts.end, attempt.run))
+                return False
+            self.control.wait(self.trouble.say(f"{via.decode('utf-8', 'replace')}: cannot be queued: trying again"))
+            if self.control.stopping:
+                raise Stopped
+        self.transact(False, (starts.end, attempt.run), (starts.forget, attempt.identity))
+        return True
+
+    def submit(self, attempt: Attempt, function: bytes, unique: bytes, data: bytes, priority: str) -> bool:
+        """Submit a job where an attempt came from; False where the server would not have it."""
         try:
-            attempt.assigned.resubmit(function, unique, data, attempt.envelope.priority)
+            attempt.assigned.resubmit(function, unique, data, priority)
             return True
         except (Refused, ServerLost) as error:
             warn(f"{attempt.handle}: {error}")
             return False
 
-    def set_aside(self, attempt: Attempt, outcome: Outcome, attempts: int, reason: str, error: str) -> None:
-        """Quarantine (rule 3): into the file, or as a job for a gm-collect elsewhere."""
-        values = self.death(attempt, outcome, attempts, reason, error)
-        ends = ((starts.end, attempt.run), (starts.forget, attempt.identity))
-        via = self.settings.via
-        if via is not None:
-            dead = dump(jobs.portable(values))
-            if len(dead) > job.MAX_PAYLOAD:
-                dead = dump(jobs.portable(values, coded=True))   # JSON's escapes may be six times the payload
-            while not self.send(attempt, via, dead, "via", attempts, attempt.envelope.requeues):
-                if attempt.assigned.lost:
-                    self.transact(False, (starts.end, attempt.run))
-                    return   # the server hands it out again
-                self.control.wait(self.trouble.say(f"{via.decode('utf-8', 'replace')}: cannot be queued: trying again"))
-                if self.control.stopping:
-                    raise Stopped
-            self.transact(False, *ends)
-        else:
-            self.transact(True, (jobs.set_aside, values), *ends)
-        self.acknowledge(attempt, outcome, False, error)
-        self.emit("dead", attempt, attempts, outcome, reason, error)
-
-    def death(self, attempt: Attempt, outcome: Outcome, attempts: int, reason: str, error: str) -> dict:
+    def row(self, attempt: Attempt, outcome: Outcome, attempts: int, reason: str, error: str) -> dict:
         """The row of a failure."""
-        envelope, now, function = attempt.envelope, int(time.time()), attempt.assigned.function
+        header, now, function = attempt.header, int(time.time()), attempt.assigned.function
         return jobs.row(
-            key=attempt.key, function=function, unique_=attempt.unique, data=attempt.data, priority=envelope.priority,
-            reason=reason, error=error, stderr=outcome.stderr.decode("utf-8", "replace"), exit=outcome.exit,
-            signal=outcome.signal, attempts=attempts, requeues=envelope.requeues,
-            first_failed=envelope.first_failed or now, last_failed=now, servers=self.settings.server_list,
-            server=attempt.server, handle=attempt.handle, fingerprint=fingerprint.fingerprint(function, reason, error))
+            key=wire.key_text(header.key), function=function, unique_=attempt.unique, data=attempt.data,
+            priority=header.priority, reason=reason, error=error, stderr=outcome.stderr.decode("utf-8", "replace"),
+            exit=outcome.exit, signal=outcome.signal, attempts=attempts, requeues=header.requeues, sends=header.sends,
+            holds=header.holds, known_bad=int(header.known_bad), first_failed=header.first_failed or now, last_failed=now,
+            servers=self.settings.server_list, server=attempt.server, handle=attempt.handle,
+            fingerprint=fingerprint.fingerprint(function, reason, error))
 
     def acknowledge(self, attempt: Attempt, outcome: Outcome, done: bool, error: str | None = None) -> None:
-        """Answer the server, which deletes its copy: whatever must survive is durable by now.
+        """Answer the server, which deletes its copy: what must survive is durable by now.
 
-        Who waits for a failure is told the end of stderr, or where there is none (a verdict in pipe mode) the error.
+        A client that waits is told the end of stderr, or where there is none (a verdict in pipe mode) the error.
         """
         try:
             if done:
@@ -302,51 +304,20 @@ class Fate:
                 if said:
                     attempt.assigned.warning(said)
                 attempt.assigned.fail()
-        except ServerLost as error:
-            warn(f"{attempt.handle}: {error}: it will be seen again")
+        except ServerLost as lost:
+            warn(f"{attempt.handle}: {lost}: it will be seen again")
+
+    # ---- given back
 
     def give_back(self, attempt: Attempt, why: str) -> float:
-        """The worker's own fault: the job goes back uncounted. The seconds to pause now, or CannotRun, as of unfit_for()."""
+        """The worker's own fault: the job goes back uncounted. The seconds to pause now, or CannotRun, as of pause_for()."""
         self.transact(False, (starts.end, attempt.run))
-        self.emit("release", attempt, attempt.before, Outcome(), None, why)
-        attempt.assigned.worker.release()
-        return self.unfit_for(why)
+        self.reporter.emit("release", attempt, attempt.before, Outcome(), None, why)
+        return self.pause_for(why)
 
-    def unfit_for(self, why: str) -> float:
+    def pause_for(self, why: str) -> float:
         """The seconds to pause, COMMAND not being fit to run. Raises CannotRun where nobody would mend it meanwhile: with
         --until-empty, when that did not help twice."""
-        if self.settings.until_empty and self.unfit.times == 2:
+        if self.settings.until_empty and self.unfit.times + 1 >= GIVE_UP:
             raise CannotRun(f"{why}: for the third time: ending, the jobs stay in the queue")
         return self.unfit.say(f"{why}: pausing")
-
-    def emit(self, event: str, attempt: Attempt, attempts: int, outcome: Outcome, reason, error, delay=None) -> None:
-        """An event to the parent, which prints it; a failure also as a line on stderr."""
-        self.tell(self.event(event, attempt, attempts, outcome, reason, error))
-        if event != "done":
-            then = {"retry": "tried again" + (f" in {delay:.3g} s" if delay else ""), "dead": "quarantined",
-                    "drop": "its client is told" if attempt.waited else "dropped", "release": "given back"}[event]
-            number = attempts + (event == "release")   # the attempt that is given back does not count
-            warn(f"{self.function_name()}: {attempt.handle}: attempt {number} of {self.settings.tries}: {error}: {then}")
-
-    @staticmethod
-    def event(event: str, attempt: Attempt, attempts: int, outcome: Outcome, reason=None, error=None) -> bytes:
-        """An event as its line."""
-        found: dict = {"event": event, "time": iso(time.time())}
-        job.put(found, "function", attempt.assigned.function)
-        job.put(found, "unique", attempt.unique)
-        found.update(handle=attempt.handle, attempts=attempts, duration=round(outcome.duration, 6), exit=outcome.exit,
-                     signal=outcome.signal, reason=reason, error=error, worker=os.getpid(),
-                     host=HOST, server=attempt.server, extra=outcome.extra)
-        return dump(found)
-
-    def tell(self, *events: bytes) -> None:
-        """Pass events on to the parent."""
-        data = b"".join(events)
-        try:
-            while data:
-                data = data[os.write(self.events_fd, data):]
-        except BrokenPipeError:
-            pass   # the parent is dead; the loop sees that
-
-    def function_name(self) -> str:
-        return self.settings.function.decode("utf-8", "replace")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import random
 
 from libgm.errors import Usage
-from libgm.worker.run import MAX_OUTPUT, Outcome
+from libgm.worker.outcome import MAX_OUTPUT, Outcome, last_line
 
 VERDICTS = ("done", "retry", "dead", "drop")
 EXITS = {0: "done", 75: "retry", 65: "dead"}   # sysexits.h: EX_TEMPFAIL, EX_DATAERR
-MAX_RELEASES = 10      # of one job, before it is taken for the reason of the signals (rule 7)
 
 
 def exit_map(text: str | None) -> dict[int, str]:
@@ -25,12 +24,12 @@ def exit_map(text: str | None) -> dict[int, str]:
 
 
 def judge(outcome: Outcome, exits: dict[int, str], timeout: float | None) -> tuple[str, str | None, str | None]:
-    """(verdict, reason, error) of a run: verdict is one of VERDICTS, or `fail` for a failure that it did not judge."""
+    """(verdict, reason, error) of a run. verdict is one of VERDICTS, or `fail` for a failure that COMMAND did not judge."""
     if outcome.timed_out:
         return "fail", "timeout", f"timed out after {timeout:g} s"
     if outcome.overflow:
         return "fail", "error", f"output over {MAX_OUTPUT >> 20} MiB"
-    if outcome.verdict:   # its own, by an answer in pipe mode
+    if outcome.verdict:
         return outcome.verdict, "rejected" if outcome.verdict in ("dead", "drop") else "error", outcome.error
     if outcome.signal:
         said = last_line(outcome.stderr)
@@ -40,14 +39,6 @@ def judge(outcome: Outcome, exits: dict[int, str], timeout: float | None) -> tup
         return "done", None, None
     return (verdict, "rejected" if verdict in ("dead", "drop") else "error",
             last_line(outcome.stderr) or f"exit status {outcome.exit}")
-
-
-def last_line(data: bytes) -> str | None:
-    """The last line of stderr with anything on it, as text of at most 1,000 characters."""
-    for line in reversed(data.split(b"\n")):
-        if line.strip():
-            return line.strip().decode("utf-8", "replace")[:1000]
-    return None
 
 
 def delay(attempts: int, base: float, cap: float) -> float:

@@ -122,5 +122,5 @@ class Account:
         surplus = {number: times - copies * RUNS[self.jobs[number]] for number, times in begun.items()
                    if times > copies * RUNS[self.jobs[number]]}
         point.surplus = sum(surplus.values())
-        if surplus and (point.kind == CALM and machine.boots == 1 or any(self.jobs[number] == "plug" for number in surplus)):
+        if surplus and ((point.kind == CALM and machine.boots == 1) or any(self.jobs[number] == "plug" for number in surplus)):
             machine.wrong.append(f"surplus runs for no reason: {surplus}")

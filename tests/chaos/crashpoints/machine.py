@@ -16,9 +16,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent))
-from conftest import SBIN, environment, strays
-from gearmand import Queue
-from strikes import Control
+from conftest import SBIN, environment, strays  # noqa: E402
+from gearmand import Queue  # noqa: E402
+from strikes import Control  # noqa: E402
 
 NUMBER = re.compile(rb'(?:^|\n|"data":")(\d+) [a-z]+')
 STATUSES = (0, 1, 111, -9)   # of a tool that is broken on purpose

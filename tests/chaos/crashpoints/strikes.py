@@ -48,7 +48,8 @@ KINDS = {
 def compile_library(folder: Path) -> Path:
     """Build preload.c in folder; the path of the library. Raises CalledProcessError."""
     library = folder / "preload.so"
-    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-w", "-o", library, Path(__file__).resolve().parent / "preload.c"], check=True)
+    source = Path(__file__).resolve().parent / "preload.c"
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-w", "-o", library, source], check=True)
     return library
 
 
