@@ -69,7 +69,8 @@ def paged(store: Store, table: str, columns: tuple, selected: tuple[str, list], 
     terms, values = selected
     last = last_id(store, table) if last is None else last
     order = "DESC" if newest else "ASC"
-    sql = (f"SELECT {select(store, columns)} FROM {table} WHERE id > ? AND id <= ? AND {terms} ORDER BY id {order} LIMIT ?")
+    ident = "+id" if "key BETWEEN" in terms else "id"   # +: a key's index serves better than the range of ids
+    sql = f"SELECT {select(store, columns)} FROM {table} WHERE {ident} > ? AND {ident} <= ? AND {terms} ORDER BY id {order} LIMIT ?"
     heavy = columns[-1] == "data"
     left = -1 if limit is None else limit
     while left:
