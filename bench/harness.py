@@ -25,7 +25,8 @@ class Bench:
         self.home = Path(tempfile.mkdtemp(prefix="gearmang-bench-"))
         self.env = {name: value for name, value in os.environ.items() if not name.startswith("GM_")}
         self.env.update(PATH=f"{ROOT / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/local/sbin:/usr/sbin",
-                        HOME=str(self.home), GM_QUARANTINE=str(self.home / "quarantine.db"), PYTHONPATH=str(ROOT))
+                        PYTHONPATH=f"{ROOT}:{ROOT / 'bench'}",
+                        HOME=str(self.home), GM_QUARANTINE=str(self.home / "quarantine.db"))
         self.started: list[subprocess.Popen] = []
         self.ports: dict[int, subprocess.Popen] = {}
 
@@ -172,14 +173,15 @@ def machine() -> list[str]:
             return f"{name} {version(name)}"
         except PackageNotFoundError:
             return f"{name} not there"
-    model = next((line.partition(":")[2].strip() for line in open("/proc/cpuinfo", encoding="utf-8")
-                  if line.startswith("model name")), platform.machine())
+    cpus = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    model = next((line.partition(":")[2].strip() for line in cpus if line.startswith("model name")), platform.machine())
     busy = os.getloadavg()[1] > 1.5 * os.cpu_count() + 1
     return [*(["**The machine was busy with other things**: rates are low, and so are ratios of what needs more than one "
                "processor. Run it again on a quiet one.\n"] if busy else []),
             f"{os.cpu_count()} x {model}, Linux {platform.release()}; load {os.getloadavg()[0]:.1f}",
             f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}; {said('gearmand', '--version')}; "
-            f"{package('python3-gearman')}; {package('huey')}; {said('parallel', '--version')}"]
+            f"{package('python3-gearman')}; {package('huey')}; {package('rq')}; "
+            f"{said('redis-server', '--version')}; {said('parallel', '--version')}"]
 
 
 def interrupted(*_):

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""What gearmang is measured against, as programs: raw sockets (the ceiling), python3-gearman as it comes, huey on SQLite.
+"""What gearmang is measured against, as programs: raw sockets (the ceiling), python3-gearman as it comes, huey on SQLite, RQ.
 
 Usage: peers.py raw-submit|raw-work|library-submit|library-work PORT FUNCTION COUNT
        peers.py raw-round-trip PORT FUNCTION FILE
        peers.py huey-enqueue|huey-execute DATABASE COUNT
+       peers.py rq-enqueue|rq-enqueue-many|rq-fail|rq-simple-worker PORT QUEUE COUNT
        peers.py spawn COUNT
        peers.py sink PORT
        peers.py memory COMMAND...
@@ -134,6 +135,37 @@ def huey_execute(path, count):
     queue, _ = huey(path)
     for _ in range(int(count)):
         queue.execute(queue.dequeue())
+
+
+def rq_queue(port, name):
+    from redis import Redis
+    from rq import Queue
+    return Queue(name, connection=Redis(port=int(port)))
+
+
+def rq_enqueue(port, name, count):
+    queue = rq_queue(port, name)
+    for _ in range(int(count)):
+        queue.enqueue("rq_jobs.nothing", "x" * 100, result_ttl=0)
+
+
+def rq_enqueue_many(port, name, count, function="rq_jobs.nothing"):
+    queue = rq_queue(port, name)
+    for at in range(0, int(count), 1000):
+        queue.enqueue_many([queue.prepare_data(function, ("x" * 100,), result_ttl=0)
+                            for _ in range(min(1000, int(count) - at))])
+
+
+def rq_simple_worker(port, name, count):
+    from rq import SimpleWorker
+    queue = rq_queue(port, name)
+    SimpleWorker([queue], connection=queue.connection).work(burst=True, logging_level="CRITICAL")
+
+
+def rq_fail(port, name, count):
+    """So many jobs that have failed."""
+    rq_enqueue_many(port, name, count, "rq_jobs.fail")
+    rq_simple_worker(port, name, count)
 
 
 def spawn(count):

@@ -81,14 +81,19 @@ _gearmang() {
 # The options of a tool and what completes their values and its operands.
 _gearmang_table() {
     case $1 in
+        gm-at)
+            flags='-0 --null --unique-data --strict --json -q --quiet -h --help --version'
+            valued=' -u:ask KEY; --unique:ask KEY; --priority:list high normal low; --quarantine:files; -s:none; --server:none;'
+            operands='none;ask FUNCTION;files'
+            many=1 ;;
         gm-blueox)
             flags='-h --help --version'
             operands='none' ;;
         gm-bury)
-            flags='--strict -q --quiet -h --help --version'
+            flags='--strict -q --quiet --json -h --help --version'
             valued=' --quarantine:files;' ;;
         gm-check)
-            flags='-h --help --version'
+            flags='--round-trip -h --help --version'
             valued=' -w:none; --warning:none; -c:none; --critical:none; -f:ask GLOB; --function:ask GLOB; --exclude:ask GLOB; --window:none; -t:none; --timeout:none; --quarantine:files; -s:none; --server:none;'
             operands='list queue workers age dead server' ;;
         gm-collect)
@@ -99,19 +104,28 @@ _gearmang_table() {
             flags='-h --help --version'
             valued=' --interval:none; --quarantine:files; -s:none; --server:none;' ;;
         gm-dead)
-            flags='--delayed --group --data --json --table -h --help --version'
-            valued=' -f:ask GLOB; --function:ask GLOB; -r:list error timeout crash lost hung rejected collected; --reason:list error timeout crash lost hung rejected collected; -m:none; --match:none; -u:ask KEY; --unique:ask KEY; --fingerprint:ask HEX; --since:none; --until:none; --after:ask ID; -n:none; --limit:none; --quarantine:files;'
+            flags='--delayed --newest --follow --group --data --json --table -h --help --version'
+            valued=' -f:ask GLOB; --function:ask GLOB; -r:list error timeout crash lost hung rejected collected drained; --reason:list error timeout crash lost hung rejected collected drained; -m:none; --match:none; -u:ask KEY; --unique:ask KEY; --fingerprint:ask HEX; --since:none; --until:none; --after:ask ID; -n:none; --limit:none; --quarantine:files;'
             operands='ask ID'
             many=1 ;;
+        gm-drain)
+            flags='--json -q --quiet -h --help --version'
+            valued=' --why:none; --quarantine:files; -s:none; --server:none;'
+            operands='ask FUNCTION' ;;
         gm-drop)
-            flags='--strict -q --quiet -h --help --version'
-            valued=' --quarantine:files;'
+            flags='--ids --strict -q --quiet --json -h --help --version'
+            valued=' --why:none; --quarantine:files;'
             operands='ask ID'
             many=1 ;;
         gm-history)
-            flags='--json --table -h --help --version'
-            valued=' -f:ask GLOB; --function:ask GLOB; -u:ask KEY; --unique:ask KEY; --fingerprint:ask HEX; --action:list requeue drop bury; --user:none; --since:none; --until:none; --after:none; -n:none; --limit:none; --quarantine:files;'
+            flags='--newest --json --table -h --help --version'
+            valued=' -f:ask GLOB; --function:ask GLOB; -u:ask KEY; --unique:ask KEY; --fingerprint:ask HEX; --action:list requeue drop bury drain at pause resume; --user:none; --since:none; --until:none; --after:none; -n:none; --limit:none; --quarantine:files;'
             operands='ask ID'
+            many=1 ;;
+        gm-pause)
+            flags='--json -q --quiet -h --help --version'
+            valued=' --until:none; --why:none; --quarantine:files; -s:none; --server:none;'
+            operands='ask FUNCTION'
             many=1 ;;
         gm-python)
             flags='-h --help --version'
@@ -121,9 +135,14 @@ _gearmang_table() {
             flags='--kill --release --json --table -h --help --version'
             valued=' --older-than:none; --job-older-than:none; --grace:none; --quarantine:files;' ;;
         gm-requeue)
-            flags='--edit --wait --plain --strict -q --quiet -h --help --version'
-            valued=' --rate:none; --quarantine:files; -s:none; --server:none;'
+            flags='--edit --ids --wait --strict -q --quiet --json -h --help --version'
+            valued=' --rate:none; --why:none; --quarantine:files; -s:none; --server:none;'
             operands='ask ID'
+            many=1 ;;
+        gm-resume)
+            flags='--json -q --quiet -h --help --version'
+            valued=' --why:none; --quarantine:files;'
+            operands='ask FUNCTION'
             many=1 ;;
         gm-salvage)
             flags='--check --json -h --help --version'
@@ -135,10 +154,10 @@ _gearmang_table() {
             operands='none'
             many=1 ;;
         gm-status)
-            flags='--by-server --workers --prometheus --json --table -h --help --version'
-            valued=' --quarantine:files; -s:none; --server:none;' ;;
+            flags='--busy --days --by-server --workers --prometheus --json --table -h --help --version'
+            valued=' -f:ask GLOB; --function:ask GLOB; --every:none; --quarantine:files; -s:none; --server:none;' ;;
         gm-submit)
-            flags='-0 --null --unique-data --wait --strict -q --quiet -h --help --version'
+            flags='-0 --null --unique-data --wait --strict --json -q --quiet -h --help --version'
             valued=' -u:none; --unique:none; --priority:list high normal low; -s:none; --server:none;'
             operands='ask FUNCTION;files'
             many=1 ;;
@@ -158,4 +177,4 @@ _gearmang_table() {
     esac
 }
 
-complete -o nospace -F _gearmang gm-blueox gm-bury gm-check gm-collect gm-collectd gm-dead gm-drop gm-history gm-python gm-reap gm-requeue gm-salvage gm-server gm-status gm-submit gm-syslog gm-tally gm-work
+complete -o nospace -F _gearmang gm-at gm-blueox gm-bury gm-check gm-collect gm-collectd gm-dead gm-drain gm-drop gm-history gm-pause gm-python gm-reap gm-requeue gm-resume gm-salvage gm-server gm-status gm-submit gm-syslog gm-tally gm-work

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
-from hashlib import blake2b
 
 from libgm import wire
 from libgm.errors import BadRecord
@@ -92,6 +91,7 @@ def digest(size: int, *parts: bytes) -> str:
 
 
 def _digest(size: int, *parts: bytes) -> bytes:
+    from hashlib import blake2b
     state = blake2b(digest_size=size)
     for part in parts:
         state.update(b"%d:" % len(part))
@@ -100,7 +100,7 @@ def _digest(size: int, *parts: bytes) -> bytes:
 
 
 def identity(function: bytes, unique: bytes, data: bytes) -> bytes:
-    """What tells that a start was of this very job (rule 6); all as on the wire."""
+    """What tells that a start was of this very job (gm-delivery(7), rule 6); all as on the wire."""
     return _digest(16, function, unique, data)
 
 

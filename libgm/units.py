@@ -37,6 +37,18 @@ def when(text: str, name: str = "time", now: float | None = None) -> float:
         raise Usage(f"{name}: neither an age (2d) nor an ISO 8601 time: {text!r}") from None
 
 
+def future(text: str, name: str, now: float) -> float:
+    """Epoch seconds of a WHEN that lies ahead: a DURATION from now, or ISO 8601, naive is UTC. Raises Usage."""
+    try:
+        return now + duration(text)
+    except Usage:
+        pass
+    try:
+        return epoch(text)
+    except ValueError:
+        raise Usage(f"{name}: neither a DURATION (2h) nor an ISO 8601 time: {text!r}") from None
+
+
 def epoch(text: str) -> float:
     """Epoch seconds of an ISO 8601 time from 1970 on, in UTC unless it says otherwise. Raises ValueError."""
     import datetime

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import compileall
+import contextlib
 import json
 import os
 import random
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,24 +25,47 @@ NO_SERVER = "127.0.0.1:1"
 _claims: list[socket.socket] = []   # for the life of this process
 
 
-# What make check leaves out whole, to stay under a minute: pages, shells, other programs, faults and floods.
-SLOW_TESTS = {"test_reader_that_goes_away_ends_it_silently", "test_reader_of_events_goes_away", "test_two_at_once_share_the_work",
-              "test_a_slow_upload_is_no_silence", "test_wait_says_that_nobody_works_and_goes_on_when_somebody_does",
-              "test_a_server_that_restarts_after_a_long_rest_is_waited_for"}
-SLOW = {"test_completions", "test_gm_collect", "test_gm_reap", "test_quarantine_file",
-        "test_demo", "test_example_mail", "test_fuzz", "test_gm_blueox", "test_gm_check", "test_gm_collectd",
-        "test_gm_syslog", "test_gm_tally", "test_gm_work_pipe", "test_injection", "test_job_of_death", "test_man", "test_promises",
-        "test_tls"}
+def pytest_configure(config):
+    """Give the tests, and all that they start, the same surroundings whoever runs them; refuse a machine where all would fail."""
+    os.umask(0o022)
+    os.environ["LC_ALL"] = "C.UTF-8"   # the workers of pytest-xdist start after this
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:   # subprocess restores these two itself
+        if signal.getsignal(number) is signal.SIG_IGN:   # under nohup, or in `make test &`
+            signal.signal(number, lambda *_: None)   # a handler becomes the default in a program that is started
+    if not hasattr(config, "workerinput"):
+        check_machine(config.getoption("numprocesses", None))
+        compileall.compile_dir(ROOT / "libgm", quiet=2)   # the tools, which write no bytecode, start in half the time
 
 
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.module.__name__ in SLOW or item.originalname in SLOW_TESTS:
-            item.add_marker(pytest.mark.slow)
+def check_machine(workers) -> None:
+    """Raise UsageError where the locale of this process or the directory for temporary files is of no use."""
+    if sys.getfilesystemencoding() != "utf-8" and not workers:
+        raise pytest.UsageError("the locale is not UTF-8: set LC_ALL=C.UTF-8")
+    folder = os.environ.get("TMPDIR") or tempfile.gettempdir()
+    if not os.path.isdir(folder):
+        raise pytest.UsageError(f"TMPDIR={folder}: no such directory")
+    try:
+        with tempfile.TemporaryDirectory(dir=folder) as made:
+            script = Path(made, "script")
+            script.write_text("#!/bin/sh\n")
+            script.chmod(0o755)
+            subprocess.run([script], check=True)
+    except OSError as error:
+        raise pytest.UsageError(f"{folder}: cannot run a program there: {error.strerror.lower()}: "
+                                "set TMPDIR to a directory that is not mounted noexec") from None
 
 
-def until(predicate, timeout: float = 20, what: str = ""):
-    """The first true value of predicate(), polled; fails the test after timeout seconds."""
+def pytest_collection_modifyitems(config, items):
+    """Longest first, by the seconds in their marks: a share of them for each worker of pytest-xdist."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: -max((sum(mark.args) for mark in item.iter_markers("slow")), default=-1))
+        workers = config.workerinput["workercount"]
+        items[:] = [item for first in range(workers) for item in items[first::workers]]
+
+
+def until(predicate, timeout: float = 20, what: str = "", longest: float = 0.2):
+    """The first true value of predicate(), polled every longest seconds at least; fails the test after timeout seconds."""
     deadline = time.monotonic() + timeout
     pause = 0.005
     while True:
@@ -48,7 +75,7 @@ def until(predicate, timeout: float = 20, what: str = ""):
         if time.monotonic() > deadline:
             pytest.fail(f"not within {timeout} s: {what or getattr(predicate, '__name__', predicate)}")
         time.sleep(pause)
-        pause = min(pause * 1.5, 0.2)
+        pause = min(pause * 1.5, longest)
 
 
 def free_port() -> int:
@@ -93,8 +120,7 @@ def unprivileged(*command) -> list[str]:
 
 def environment(home: Path) -> dict[str, str]:
     """The environment of a tool: the checkout's bin first, then the python3 that runs these tests."""
-    kept = {name: value for name, value in os.environ.items()
-            if not name.startswith(("GM_", "PYTHON", "XDG_", "GEARMAN", "LC_", "LANG"))}
+    kept = {name: os.environ[name] for name in ("TMPDIR", "USER", "LOGNAME", "SUDO_USER") if name in os.environ}
     path = [str(ROOT / "bin"), str(Path(sys.executable).parent), os.environ.get("PATH", "/usr/bin:/bin")]
     return {**kept, "PATH": ":".join(path), "HOME": str(home), "LC_ALL": "C.UTF-8",
             "PYTHONDONTWRITEBYTECODE": "1", "GM_SERVERS": NO_SERVER,
@@ -164,24 +190,31 @@ class Tools:
         return result
 
     def start(self, *args, env=None, **options) -> subprocess.Popen:
-        """Start a tool; its stdout and stderr, unless given, go to the result's .out_path and .err_path."""
+        """Start a tool; its stdout and stderr, unless given, go to the result's .out_path and .err_path; stdin may be a Path."""
         name = f"{Path(os.fsdecode(args[0])).name}.{len(self.started)}"
         paths = {"stdout": self.home / f"{name}.out", "stderr": self.home / f"{name}.err"}
-        files = {stream: open(path, "wb") for stream, path in paths.items() if stream not in options}
-        try:
-            process = self.popen(args, env, **{"stdin": subprocess.DEVNULL, **files, **options})
-        finally:
-            for file in files.values():
-                file.close()
+        with contextlib.ExitStack() as files:
+            ours = {stream: files.enter_context(open(path, "wb")) for stream, path in paths.items() if stream not in options}
+            if isinstance(options.get("stdin"), Path):
+                options["stdin"] = files.enter_context(open(options["stdin"], "rb"))
+            process = self.popen(args, env, **{"stdin": subprocess.DEVNULL, **ours, **options})
         process.out_path, process.err_path = paths["stdout"], paths["stderr"]
         return process
 
     def kill_strays(self) -> None:
         for pid in strays(self.home):
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+
+    @contextlib.contextmanager
+    def database(self, path=None, **options):
+        """The quarantine file, or another SQLite file that exists, for the test's own changes: committed and closed."""
+        db = sqlite3.connect(f"{Path(path or self.env['GM_QUARANTINE']).absolute().as_uri()}?mode=rw", uri=True, **options)
+        try:
+            with db:
+                yield db
+        finally:
+            db.close()
 
     def end(self) -> None:
         for process in self.started:
@@ -191,11 +224,9 @@ class Tools:
         for process in self.started:
             process.wait(10)
             for stream in (process.stdin, process.stdout, process.stderr):
-                if stream and not stream.closed:
-                    try:
+                if stream:
+                    with contextlib.suppress(BrokenPipeError):
                         stream.close()
-                    except BrokenPipeError:
-                        pass
 
 
 class Gearmand:
@@ -296,3 +327,22 @@ def memory_gearmand(gm, new_gearmand):
     server = new_gearmand(None)
     gm.env["GM_SERVERS"] = server.server
     return server
+
+
+@pytest.fixture
+def die(gm, request):
+    """die("function", b"lines", "sh script") puts jobs into quarantine by letting gm-work fail them."""
+    request.getfixturevalue("gearmand" if "gearmand" in request.fixturenames else "memory_gearmand")
+
+    def kill(function, lines, script="echo why >&2; exit 3", *options):
+        gm("gm-submit", "-q", function, input=lines)
+        gm("gm-work", "-q", "--until-empty", "--tries=1", "--brake=0", *options, function, "--", "sh", "-c", script)
+    return kill
+
+
+@pytest.fixture
+def fake():
+    """fake(serve) is a server that does to each connection what serve(socket) says."""
+    from helpers import Fake
+    with contextlib.ExitStack() as made:
+        yield lambda serve: made.enter_context(contextlib.closing(Fake(serve)))

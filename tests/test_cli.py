@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -39,7 +40,8 @@ def tool(gm, tmp_path):
             body = "\n    ".join(body.split("\n"))
             self.path.write_text(f'#!/usr/bin/env python3\n"""{DOC.format(usage=usage)}"""\n'
                                  "import os, sys\nfrom libgm import errors\n"
-                                 "from libgm.shell import lines, messages, options, places\nfrom libgm.shell.run import run\n\n\n"
+                                 "from libgm.shell import lines, messages, options, places\n"
+                                 "from libgm.shell.run import run\n\n\n"
                                  f"def main(args):\n    {body}\n\n\n"
                                  f"run(main, __doc__, command={command})\n")
             self.path.chmod(0o755)
@@ -108,7 +110,8 @@ def test_operands_of_another_program_need_the_two_dashes(tool):
     (["--quie"], "no option --quie: did you mean --quiet?"),
     (["--servers=a"], "no option --servers: did you mean --server?"),
     (["--zzz"], "no option --zzz"), (["-x"], "no option -x"), (["--fingerprint=1"], "no option --fingerprint"),
-    (["--qarantine=x"], "no option --qarantine: did you mean --quarantine?"), (["--se"], "no option --se: did you mean --server?"),
+    (["--qarantine=x"], "no option --qarantine: did you mean --quarantine?"),
+    (["--se"], "no option --se: did you mean --server?"),
     (["--quiet=1"], "--quiet: takes no value"), (["-j"], "-j: a value is missing"),
     (["--jobs"], "--jobs: a value is missing"), (["-help"], "no option -e: did you mean --help?")], ids=str)
 def test_wrong_options(tool, args, text):
@@ -159,7 +162,7 @@ def test_help_and_version_need_nothing_else(tool, tmp_path):
         assert tool.run(*args).out.decode() == DOC.format(usage="[--] [ID...]")
     assert tool.run("--version").out.decode() == f"gm-x {__version__}\n"
     result = tool.run(status=1)
-    assert result.err.startswith(b"gm-x: cannot import docopt: pip install ") and result.err.count(b"\n") == 1
+    assert result.err.startswith(b"gm-x: cannot import docopt: cd ") and result.err.count(b"\n") == 1
 
 
 def test_help_imports_nothing_heavy(tool, gm):
@@ -457,4 +460,5 @@ def test_a_library_that_is_not_installed_is_told_with_its_cure(gm, tmp_path, arg
     result = gm(*args, env={"PYTHONPATH": str(tmp_path)}, status=3 if plugin else 1)
     said = result.out if plugin else result.err
     assert said.startswith(b"GEARMANG UNKNOWN - cannot import " if plugin else args[0].encode() + b": cannot import ")
-    assert f"{module}: pip install 'gearmang[{extra}]', in a checkout '.[{extra}]'\n".encode() in said and said.count(b"\n") == 1
+    cure = f"{module}: cd {shlex.quote(str(ROOT))} && make venv && . .venv/bin/activate && pip install -e '.[{extra}]'\n"
+    assert cure.encode() in said and said.count(b"\n") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import select
@@ -13,6 +14,8 @@ import sys
 
 import pytest
 from conftest import ROOT, until
+
+pytestmark = pytest.mark.slow
 
 FOLDER = ROOT / "completions"
 END = "\x14"   # ctrl-t, bound to write down what the line has become
@@ -155,9 +158,9 @@ def shell(request, gm):
 @pytest.fixture
 def dead(gm, gearmand):
     """Jobs 1 to 3 dead: two of the function resize, one of report; one waiting, of the function render."""
-    for function, error in (("resize", "no space left"), ("resize", "no such photo"), ("report", "no such day")):
-        gm("gm-submit", "-q", function, input=b"x\n")
-        gm("gm-work", "-q", "--until-empty", "--tries=1", function, "--", "sh", "-c", f"echo {error} >&2; exit 1")
+    jobs = ("resize", "no space left"), ("resize", "no such photo"), ("report", "no such day")
+    records = [{"function": function, "unique": f"u{n}", "data": "x", "error": error} for n, (function, error) in enumerate(jobs)]
+    gm("gm-bury", "-q", input="".join(json.dumps(record) + "\n" for record in records).encode())
     gm("gm-submit", "-q", "render", input=b"x\n")
 
 
@@ -267,7 +270,7 @@ def test_tab_on_a_terminal(gm, hostile, program, command, setup):
 
 @pytest.mark.parametrize("question", ["FUNCTION ", "ID "])
 def test_what_is_away_or_busy_does_not_hold_tab_up(gm, question, tmp_path):
-    gm("gm-work", "--until-empty", "f", "true", status=None)   # makes the file
+    gm("gm-work", "--until-empty", "f", "true", status=111)   # there is no server; it makes the file
     locked = sqlite3.connect(tmp_path / "quarantine.db", isolation_level=None)
     locked.execute("PRAGMA locking_mode=EXCLUSIVE")
     locked.execute("BEGIN EXCLUSIVE")

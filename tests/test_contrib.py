@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
 
 import pytest
 from conftest import ROOT
-from test_gm_dead import die  # noqa: F401  a fixture
 
 UNITS = ROOT / "contrib/systemd"
 CRONTAB = ROOT / "contrib/cron/crontab"
@@ -40,7 +38,7 @@ def test_systemd_would_have_told(gm, units):
     unit = units / "gearmang-work@resize.service"
     unit.write_text(unit.read_text().replace("Restart=always", "Restart=ever").replace("bin/gm-work", "bin/gm-wrok"))
     result = gm("systemd-analyze", "verify", "--man=no", unit, status=None)
-    assert b"Failed to parse service restart" in result.err and b"gm-wrok" in result.err
+    assert re.search(rb"(?i)failed to parse [^\n]*restart", result.err) and b"gm-wrok" in result.err   # versions differ
 
 
 def test_workers_and_servers_are_restarted_and_jobs_in_hand_not_told_to_stop():
@@ -70,17 +68,16 @@ def systemd_line(unit: str) -> str:
 
 def cron_lines(word: str, folder) -> list[str]:
     lines = [line.split(None, 5)[5] for line in CRONTAB.read_text().splitlines() if re.match(r"[\d*]", line) and word in line]
-    return [line.replace("\\%", "%").replace("/var/lib/gearmang", str(folder)).replace("/var/lib/prometheus/node-exporter", str(folder))
-            for line in lines]
+    return [re.sub("/var/lib/(gearmang|prometheus/node-exporter)", str(folder), line.replace("\\%", "%")) for line in lines]
 
 
 @pytest.mark.parametrize("kind", ["systemd", "cron"])
-def test_retention_archives_and_removes_what_is_old(gm, die, tmp_path, kind):  # noqa: F811
+def test_retention_archives_and_removes_what_is_old(gm, die, tmp_path, kind):
     line = systemd_line("gearmang-retention.service") if kind == "systemd" else cron_lines("gm-drop", tmp_path)[0]
     die("f", b"1\n2\n3\n")
     gm("sh", "-c", line, status=0)
     assert not list(tmp_path.glob("removed-*"))
-    with sqlite3.connect(gm.env["GM_QUARANTINE"]) as db:
+    with gm.database() as db:
         db.execute("UPDATE job SET last_failed = last_failed - 86400 * 200, first_failed = 1 WHERE id < 3")
     gm("sh", "-c", line)
     archive, = tmp_path.glob("removed-*.jsonl")
@@ -88,13 +85,17 @@ def test_retention_archives_and_removes_what_is_old(gm, die, tmp_path, kind):  #
     assert [record["id"] for record in gm("gm-dead").records] == [3]
 
 
-def test_cron_reports_by_mail_and_to_prometheus(gm, die, tmp_path):  # noqa: F811
+def test_cron_reports_by_mail_and_to_prometheus(gm, die, tmp_path):
     die("f", b"1\n2\n")
     group, = cron_lines("--group", tmp_path)
-    assert gm("sh", "-c", group).records[0]["count"] == 2
+    mail = gm("sh", "-c", group)
+    assert mail.out.startswith(b"count  function ") and mail.out.count(b"\n") == 2
     prometheus, = cron_lines("--prometheus", tmp_path)
     gm("sh", "-c", prometheus)
     assert "gearmang_dead_jobs" in (tmp_path / "gearmang.prom").read_text()
+    gm("gm-drop", "-q", "1", "2")
+    mail = gm("sh", "-c", group, status=None)
+    assert mail.out + mail.err == b""   # no mail
     gm.env["GM_SERVERS"] = "127.0.0.1:1"
     assert gm("sh", "-c", prometheus).err == b""
     assert 'gearmang_up{server="127.0.0.1:1"} 0' in (tmp_path / "gearmang.prom").read_text()

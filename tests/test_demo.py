@@ -11,6 +11,8 @@ import sys
 import pytest
 from conftest import ROOT, find_gearmand, strays, until
 
+pytestmark = pytest.mark.slow
+
 DEMO = ROOT / "examples/demo"
 
 
@@ -63,7 +65,7 @@ def test_runs_as_told(gm, tmp_path):
     assert all(line.startswith(b"gm-work: resize: ") for line in result.err.splitlines())
 
 
-@pytest.mark.slow
+@pytest.mark.slow(10)
 def test_runs_on_geard(gm, tmp_path):
     venv = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", venv], check=True)
@@ -99,6 +101,7 @@ def test_a_wrong_number_fails_the_demo(gm, copy, tmp_path):
     assert strays(gm.home) == []
 
 
+@pytest.mark.slow(10)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
 def test_an_interrupted_demo_ends_its_server(gm, copy, tmp_path, number):
     handler = copy / "resize.py"

@@ -14,6 +14,8 @@ import sys
 import pytest
 from conftest import ROOT, find_gearmand, strays, until
 
+pytestmark = pytest.mark.slow
+
 MAIL = ROOT / "examples/mail"
 
 
@@ -35,18 +37,18 @@ def check_outcome(out, messages: int, printed: bytes) -> None:
     assert (out / "disturbed.log").read_bytes().count(b"killed ") > 3
 
 
-@pytest.mark.slow
+@pytest.mark.slow(60)
 @pytest.mark.timeout(400)
 def test_the_chain_in_python(gm, tmp_path):
     find_gearmand()
     out = tmp_path / "a folder"
-    result = gm(MAIL / "run", "2100", out, timeout=380)
-    check_outcome(out, 2100, result.out)
+    result = gm(MAIL / "run", "800", out, timeout=380)
+    check_outcome(out, 800, result.out)
     assert len({letter["shape"] for letter in lines(out / "truth.jsonl")}) > 60
     assert strays(tmp_path) == []
 
 
-@pytest.mark.slow
+@pytest.mark.slow(30)
 @pytest.mark.timeout(400)
 def test_the_chain_in_shell(gm, tmp_path):
     find_gearmand()
@@ -57,7 +59,6 @@ def test_the_chain_in_shell(gm, tmp_path):
     assert strays(tmp_path) == []
 
 
-@pytest.mark.slow
 def test_an_interrupted_run_leaves_nothing_running(gm, tmp_path):
     find_gearmand()
     process = gm.start(MAIL / "run", "300", tmp_path / "out", start_new_session=True)
@@ -88,7 +89,8 @@ def test_the_units_of_the_readme_work(gm, gearmand, tmp_path):
 def make_mail(folder, count: int, *shapes: str) -> list[dict]:
     """Write mail to folder/inbox; the truth about it."""
     folder.mkdir(exist_ok=True)
-    subprocess.run([sys.executable, MAIL / "make-mail.py", str(count), "7", "inbox", "truth.jsonl", *shapes], cwd=folder, check=True)
+    subprocess.run([sys.executable, MAIL / "make-mail.py", str(count), "7", "inbox", "truth.jsonl", *shapes],
+                   cwd=folder, check=True)
     return lines(folder / "truth.jsonl")
 
 

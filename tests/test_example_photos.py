@@ -35,7 +35,7 @@ class Page(HTMLParser):
         self.words.append(data.strip())
 
 
-@pytest.mark.slow
+@pytest.mark.slow(15)
 def test_runs_as_told(gm, tmp_path):
     find_gearmand()
     out = tmp_path / "a folder"

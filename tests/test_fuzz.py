@@ -15,19 +15,22 @@ from conftest import free_port, until
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from libgm import job, units
+from libgm import job, units, wire
 from libgm.errors import BadRecord, Error, Usage
 from libgm.gearman import address
 from libgm.gearman.admin import Admin
 from libgm.gearman.client import Submitter
 from libgm.gearman.connection import ServerLost
 from libgm.gearman.worker import Worker
-from libgm.quarantine import fingerprint, jobs
+from libgm.quarantine import fingerprint, jobs, processes
 from libgm.quarantine.file import Store, raw
 from libgm.shell import lines
+from libgm.shell.lines import Output
 from libgm.tools import batch, collect, dead, salvage, syslog
-from libgm.worker import protocol, run
-from libgm.worker.command import Command
+from libgm.worker import outcome, protocol
+from libgm.worker.streams import LineReader
+
+pytestmark = pytest.mark.slow
 
 settings.register_profile("fuzz", deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
 settings.load_profile("fuzz")
@@ -54,7 +57,7 @@ records = st.builds(lambda likely, rest: {**rest, **{name: value for name, value
 def file(tmp_path_factory):
     """An open quarantine file."""
     opened = Store(str(tmp_path_factory.mktemp("fuzz") / "quarantine.db"), create=True)
-    opened.join("fuzz")
+    processes.join(opened, "fuzz")
     yield opened
     opened.close()
 
@@ -86,22 +89,13 @@ def kept_and_shown(file, row: dict) -> None:
 @given(st.binary(), values)
 @example(b"%gm1 {}\nx", None)
 def test_envelopes(data, fields):
+    """Whatever stands in front of a payload under a plain unique: it is an envelope, or payload."""
     for payload in (data, b"%gm1 " + data, b"%gm1 {" + data + b"\n", b"%gm1 " + json.dumps(fields).encode() + b"\n" + data):
-        envelope, rest = job.unwrap(payload)
-        assert rest == payload if envelope is None else payload.endswith(rest)
-        if envelope is not None:
-            again, same = job.unwrap(job.wrap(envelope, rest))
-            assert same == rest and again.record() == envelope.record()
-
-
-@given(st.builds(job.Envelope, st.none() | st.binary(min_size=16, max_size=16).map(bytes.hex),
-                 st.none() | st.binary(max_size=63).filter(lambda unique: b"\0" not in unique),
-                 st.integers(0, job.MAX_ATTEMPTS), st.integers(0, job.MAX_ATTEMPTS), st.none() | st.integers(0, 1 << 39),
-                 st.sampled_from(job.PRIORITIES)))
-def test_an_envelope_is_read_as_it_was_written(envelope):
-    again = job.Envelope.from_record(envelope.record())
-    assert [getattr(again, name) for name in again.__slots__] == [getattr(envelope, name) for name in envelope.__slots__]
-    assert envelope.line() == json.dumps(envelope.record(), separators=(",", ":"))
+        own, header, rest = wire.unpack(b"f", b"plain", payload)
+        assert payload.endswith(rest)
+        if rest != payload:
+            again = wire.unpack(b"f", *wire.pack(b"f", own, header, rest))
+            assert again[0] == own and again[2] == rest
 
 
 @given(records)
@@ -111,8 +105,10 @@ def test_job_records(fields):
     except BadRecord:
         return
     assert 1 <= len(made.unique) <= job.MAX_UNIQUE and b"\0" not in made.function + made.unique
-    if made.envelope:
-        assert job.unwrap(job.wrap(made.envelope, made.data))[1] == made.data
+    unique, data = made.on_wire()
+    if made.wire_unique is None:
+        own, _, payload = wire.unpack(made.function, unique, data)
+        assert (own, payload) == (made.unique, made.data)
 
 
 @given(records)
@@ -124,22 +120,23 @@ def test_quarantine_records(file, fields):
     kept_and_shown(file, row)
 
 
-@given(st.one_of(st.binary(), records.map(lambda fields: json.dumps(fields).encode()), values.map(lambda value: json.dumps(value).encode())))
+@given(st.one_of(st.binary(), st.one_of(records, values).map(lambda value: json.dumps(value).encode())))
 def test_whatever_arrives_at_a_collector(file, data):
     server = address.Server("h", 1, False)
     assigned = types.SimpleNamespace(data=data, function=b"gearmang", unique=b"u", handle=b"H:x:1", server=server)
     kept_and_shown(file, collect.read(assigned))
 
 
-@given(st.binary())
-@example(b"[" * 100000)
-@example(b"9" * 5000)
-@example(b'{"id":' + b"9" * 30 + b"}")
-def test_lines_that_name_a_job(line):
-    try:
-        assert batch.parse("stdin:1", line).ident > 0
-    except BadRecord as error:
-        assert str(error).startswith("stdin:1")
+@given(values)
+@example({"id": 10 ** 30})
+@example({"id": True})
+@example({"id": 1, "revision": "1"})
+def test_records_that_name_a_job(record):
+    if isinstance(record, dict):
+        try:
+            assert batch.Action("unused", False, Output(quiet=True)).item("stdin:1", record).ident > 0
+        except BadRecord as error:
+            assert "\n" not in str(error)
 
 
 @given(st.lists(st.one_of(st.binary(), values.map(lambda value: json.dumps(value).encode())), max_size=6))
@@ -168,11 +165,11 @@ def test_times_and_durations(text):
 def test_answers_of_a_command(answer):
     try:
         found = protocol.parse(json.dumps(answer).encode())
-        outcome = protocol.outcome_of(found, b"said") if "ok" in found else None
+        told = protocol.outcome_of(found, b"said") if "ok" in found else None
     except protocol.Broken:
         return
-    if outcome:
-        assert isinstance(outcome.stdout, bytes) and outcome.verdict in ("done", "fail", *protocol.VERDICTS)
+    if told:
+        assert isinstance(told.stdout, bytes) and told.verdict in ("done", "fail", *protocol.VERDICTS)
 
 
 @given(st.binary())
@@ -186,22 +183,20 @@ def test_bytes_of_a_command(line):
 @given(st.binary(), st.integers(1, 7))
 def test_lines_of_a_command_split_anywhere(data, size):
     reading, writing = os.pipe()
-    os.set_blocking(reading, False)
-    command = Command.__new__(Command)
-    command.stdout, command.parts, command.size, command.closed = reading, [], 0, None
+    stdout = LineReader(reading)
     found = []
     for at in range(0, len(data), size):
         os.write(writing, data[at:at + size])
-        found += command.lines()
+        found += stdout.lines()
     os.close(writing)
-    found += command.lines()
-    os.close(reading)
-    assert found == [line for line in data.split(b"\n")[:-1] if line.strip()] and command.closed == "output"
+    found += stdout.lines()
+    assert found == [line for line in data.split(b"\n")[:-1] if line.strip()] and not stdout.open
+    stdout.close()
 
 
 @given(st.binary() | values.map(lambda value: json.dumps(value).encode()))
 def test_lines_on_descriptor_3(data):
-    assert isinstance(run.extras(data), dict)
+    assert isinstance(outcome.extras(data), dict)
 
 
 @given(hostile)
@@ -296,7 +291,7 @@ def drain(listener) -> None:
 def test_admin_replies(said):
     admin = Admin(address.Server("127.0.0.1", 1, False))
     admin.ask = lambda *_: said
-    for question in (admin.status, admin.prioritystatus, admin.workers):
+    for question in (admin.queues, admin.workers):
         try:
             question()
         except ServerLost as error:
@@ -359,7 +354,7 @@ def test_damaged_quarantine_files(tmp_path_factory, hits, cut, truncated):
     path.write_bytes(data[:cut % len(data)] if truncated else data)
     try:
         opened = Store(str(path))
-        opened.join("fuzz")
+        processes.join(opened, "fuzz")
         list(opened.rows(f"SELECT {', '.join(jobs.COLUMNS)} FROM job"))
         jobs.counts(opened)
         opened.close()

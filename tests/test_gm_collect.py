@@ -7,10 +7,11 @@ import json
 import os
 import resource
 import signal
-import sqlite3
 
 import pytest
 from conftest import Tools, until
+
+pytestmark = pytest.mark.slow
 
 ONCE = ("gm-collect", "--until-empty")
 
@@ -71,7 +72,8 @@ def test_failure_jobs_of_the_original_gearmang(gm, gearmand):
     b"no JSON", b"\xff\0\xfe", b"[]", b"17", b"{", b'{"task":7}', b'{"task":""}', b'{"task":"a\\u0000b","data":"x"}',
     b'{"function":"f"}', b'{"function":"f","data":5}', b'{"function":"f","data":"x","key":"short"}',
     b'{"function":"f","data":"x","attempts":-1}', b'{"function":"f","data":"x","last_failed":"yesterday"}',
-    b'{"function":"f","data_b64":"!"}', b'{"task":"x","exception":"\\ud800","unique_key":"\\udfff"}', b"[" * 100000, b'{"task":"x","time":NaN,"data":1e999}',
+    b'{"function":"f","data_b64":"!"}', b'{"task":"x","exception":"\\ud800","unique_key":"\\udfff"}',
+    b"[" * 100000, b'{"task":"x","time":NaN,"data":1e999}',
     b'{"function":"f","data":"x","attempts":' + b"9" * 5000 + b"}",
 ], ids=lambda payload: repr(payload[:24]))
 def test_what_cannot_be_read_is_quarantined_as_it_is(gm, gearmand, payload):
@@ -91,7 +93,8 @@ def test_a_record_cannot_name_a_file_of_this_machine(gm, gearmand, tmp_path):
     """Whoever can submit a job could else have any file shown, and removed by gm-drop."""
     (tmp_path / "secret").write_text("secret")
     for name in ("secret", str(tmp_path / "secret"), "/etc/passwd"):
-        gm("gm-submit", "-q", "gearmang", input=json.dumps({"function": "f", "data": name, "payload_file": name}).encode() + b"\n")
+        line = json.dumps({"function": "f", "data": name, "payload_file": name})
+        gm("gm-submit", "-q", "gearmang", input=line.encode() + b"\n")
     gm(*ONCE, "-q")
     records = gm("gm-dead").records
     assert len(records) == 3 and not any(record.get("payload_file") for record in records)
@@ -107,10 +110,52 @@ def test_the_same_failure_twice_is_one_row(gm, gearmand, elsewhere):
     assert (record["id"], record["revision"]) == (first["id"], first["revision"])
 
 
-@pytest.mark.slow
+def test_equal_failures_that_arrive_as_different_jobs_are_different(gm, gearmand):
+    old = json.dumps({"unique_key": "u", "task": "f", "data": "x", "time": 1700000000, "exception": "why"}).encode()
+    record = b'{"function":"f","data":"x","last_failed":"2026-01-01T00:00:00Z"}'
+    gm("gm-submit", "-q", "gearmang", input=b"\n".join([old, old, old, record, record, b"no JSON", b"no JSON"]))
+    assert len(gm(*ONCE).records) == 7
+    records = gm("gm-dead").records
+    assert len(records) == 7 == len({record["key"] for record in records})
+
+
+def test_a_forged_key_harms_only_the_forger(gm, gearmand, elsewhere):
+    fail(elsewhere, 1)
+    mine, = gm(*ONCE).records
+    forged = [{**mine, "sends": mine["sends"] + 1, **change} for change in ({"data": "forged"}, {"function": "forged"})]
+    gm("gm-submit", "-q", "gearmang", input="\n".join(map(json.dumps, forged)).encode())
+    gm(*ONCE, "-q")
+    first, *others = gm("gm-dead").records
+    assert first == mine and len(others) == 2 and not any(other["key"] == mine["key"] for other in others)
+
+
+@pytest.mark.parametrize("change", [{"unique": "u" * 64}, {"unique": "a\0b"}, {"requeues": 1_000_001}, {"sends": 4096},
+                                    {"reason": "a\x1b[31m"}], ids=str)
+def test_what_cannot_be_carried_is_collected_as_it_was(gm, gearmand, change):
+    payload = json.dumps({"function": "f", "data": "x", **change}).encode()
+    gm("gm-submit", "-q", "gearmang", "-", input=payload)
+    gm(*ONCE, "-q")
+    record, = gm("gm-dead").records
+    assert (record["function"], record["data"].encode(), record["error"][:21]) == ("gearmang", payload, "collected as it was: ")
+    gm("gm-requeue", "-q", record["id"])
+    assert gearmand.waiting(b"gearmang") == 1
+
+
+@pytest.mark.parametrize("text", ["a" * 400_000, "a@" * 200_000, "«" * 400_000], ids=lambda text: text[:2])
+def test_a_long_error_kills_no_collector(gm, gearmand, text):
+    collector = gm.start("gm-collect")
+    lines = [{"function": "f", "data": "x", "error": text}, {"task": "f", "data": "x", "exception": text},
+             {"function": "f", "data": "last"}]
+    gm("gm-submit", "-q", "gearmang", input="\n".join(map(json.dumps, lines)).encode())
+    until(lambda: collector.out_path.read_bytes().count(b"\n") == 3, timeout=20)
+    collector.terminate()
+    assert collector.wait(10) == 0
+    assert [len(record["error"]) for record in gm("gm-dead").records] == [1000, 1000, 0]
+
+
 def test_nothing_is_lost_or_doubled_when_it_is_killed_again_and_again(gm, gearmand, elsewhere):
     fail(elsewhere, 600, "-j2", function="f")
-    for number in range(1, 4):
+    for _ in range(3):
         collector = gm.start("gm-collect")
         until(lambda: collector.out_path.stat().st_size or not gearmand.status()[b"gearmang"][0])
         collector.kill()
@@ -120,7 +165,6 @@ def test_nothing_is_lost_or_doubled_when_it_is_killed_again_and_again(gm, gearma
     assert gearmand.status()[b"gearmang"][0] == 0
 
 
-@pytest.mark.slow
 def test_what_the_file_does_not_take_is_not_acknowledged(gm, gearmand, elsewhere):
     collector = gm.start("gm-collect")
     until(lambda: gearmand.status().get(b"gearmang", (0, 0, 0))[2])
@@ -151,14 +195,17 @@ def test_jobs_of_two_servers_of_which_one_goes(gm, gearmand, new_gearmand, elsew
     assert b"connection lost" in collector.err_path.read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(15)
 def test_the_largest_payloads_come_through_and_a_larger_one_is_kept_in_a_file(gm, gearmand, elsewhere):
     payload = b"\1" * (50 << 20)   # which JSON makes six times as long, and base64 too long for a worker
     gm("gm-submit", "-q", "f", "-", input=payload)
     elsewhere("gm-work", "--until-empty", "--tries=1", "--via=gearmang", "-q", "f", "--", "false")
-    gm("gm-submit", "-q", "gearmang", "-", input=b"x" * (130 << 20))
+    large = gm.home / "large"
+    large.write_bytes(b"x" * (130 << 20))
+    gm("gm-submit", "-q", "gearmang", large, large)   # two jobs, of which each has a row and a file
     gm(*ONCE, "-q")
-    with sqlite3.connect(gm.env["GM_QUARANTINE"]) as db:
+    with gm.database() as db:
+        assert db.execute("SELECT count(*), count(DISTINCT payload_file) FROM job WHERE reason = 'rejected'").fetchone() == (2, 2)
         found = {reason: (ident, error, path) for ident, reason, error, path in
                  db.execute("SELECT id, reason, error, payload_file FROM job")}
     assert gm("gm-dead", "--data", found["error"][0]).out == payload
@@ -179,9 +226,11 @@ def test_it_stops_in_order(gm, gearmand, elsewhere, number):
 
 def test_its_reader_goes_away(gm, gearmand, elsewhere):
     fail(elsewhere, 3)
-    result = gm("bash", "-c", "set -o pipefail; gm-collect --until-empty | exec true", status=None)
-    if result.status:   # where the reader was gone before the first record
-        assert result.status == 1 and b"its reader has gone: stopping after" in result.err
+    reading, writing = os.pipe()
+    os.close(reading)
+    collector = gm.start(*ONCE, stdout=writing)
+    os.close(writing)
+    assert collector.wait(20) == 1 and b"its reader has gone: stopping after" in collector.err_path.read_bytes()
     assert len(gm("gm-dead").records) + gearmand.waiting(b"gearmang") == 3
 
 
@@ -201,5 +250,5 @@ def test_another_function_and_its_entry_in_the_file(gm, gearmand):
     assert (record["tool"], record["function"], record["pid"]) == ("gm-collect", "failures", collector.pid)
     collector.terminate()
     assert collector.wait(10) == 0
-    with sqlite3.connect(gm.env["GM_QUARANTINE"]) as db:
+    with gm.database() as db:
         assert db.execute("SELECT count(*) FROM process").fetchone() == (0,)

@@ -10,9 +10,9 @@ import subprocess
 
 import pytest
 from conftest import ROOT, unprivileged, until
-from test_gm_dead import die  # noqa: F401  a fixture
-from test_gm_status import HOSTILE, answering, silent
-from test_wire import fake  # noqa: F401  a fixture
+from helpers import HOSTILE, answering, silent
+
+pytestmark = pytest.mark.slow
 
 LINE = re.compile(r'PUTVAL "([^/"]+)/gearmang-([^/"]+)/gauge-(\w+)" interval=([\d.]+) N:(-?\d+)')
 
@@ -33,12 +33,13 @@ def last(process) -> dict:
     return (rounds(process)[-2:-1] or [{}])[0]
 
 
-def test_values_of_each_function(gm, gearmand, die):  # noqa: F811
+def test_values_of_each_function(gm, gearmand, die):
     die("f", b"1\n2\n")
     die("f", b"3\n", "exit 1", "--tries=2", "--delay=1h")
     gm("gm-submit", "-q", "f", input=b"1\n2\n")
     process = gm.start("gm-collectd", "--interval=0.2", env={"COLLECTD_HOSTNAME": "web.example", "COLLECTD_INTERVAL": "30.000"})
-    want = {("f", "waiting"): 2, ("f", "running"): 0, ("f", "workers"): 0, ("f", "delayed"): 1, ("f", "dead"): 2}
+    want = {("f", kind): value for kind, value in
+            {"waiting": 2, "running": 0, "workers": 0, "delayed": 1, "held": 0, "dead": 2}.items()}
     until(lambda: last(process) == want)
     assert process.out_path.read_text().startswith('PUTVAL "web.example/gearmang-f/gauge-waiting" interval=0.2 N:2\n')
     gm("gm-drop", "-q", "1", "2")
@@ -52,7 +53,7 @@ def test_names_that_would_break_an_identifier(gm, gearmand):
     for name in (HOSTILE, "a/../b", "100%", long):
         gm("gm-submit", "-q", name, input=b"1\n")
     process = gm.start("gm-collectd", "--interval=0.2")
-    until(lambda: len(last(process)) == 20)
+    until(lambda: len(last(process)) == 24)
     names = {function for function, _ in last(process)}
     assert names >= {"a%2f..%2fb", "100%25", "tab%09here é %1b[31m%22q%5c|"}
     assert [name for name in names if re.fullmatch("l{91}~[0-9a-f]{8}", name)]
@@ -69,10 +70,11 @@ def test_servers_that_come_and_go(gm, gearmand):
     gearmand.start()
     until(lambda: last(process).get(("f", "waiting")) == 1)
     assert [line.split(b": ", 1)[1] for line in process.err_path.read_bytes().splitlines()] == [
-        f"{gearmand.server}: cannot connect: connection refused: is gearmand running? gm-server starts one".encode(), b"all is back"]
+        f"{gearmand.server}: cannot connect: connection refused: is gearmand running? gm-server starts one".encode(),
+        b"all is back"]
 
 
-def test_a_silent_server_does_not_hold_the_others(gm, fake):  # noqa: F811
+def test_a_silent_server_does_not_hold_the_others(gm, fake):
     both = f"{silent(fake)},{answering(fake, chr(10).join(['f	-3	-4	1', '']).encode())}"
     process = gm.start("gm-collectd", "--interval=0.1", "-s", both, env={"GM_TIMEOUT": "0.3"})
     until(lambda: last(process).get(("f", "running")) == -4)
@@ -141,7 +143,6 @@ def test_collectd_takes_the_file_of_contrib(gm, tmp_path):
     assert result.err == b"" and not (tmp_path / "collectd.log").exists()
 
 
-@pytest.mark.slow
 def test_collectd_sees_queues_and_workers_change(gm, gearmand, tmp_path):
     gm("gm-submit", "-q", "f", input=b"x\n" * 7)
     collectd = Collectd(gm, tmp_path).start()

@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import signal
-import sqlite3
-from pathlib import Path
 
 import pytest
 from conftest import until
-
-
-@pytest.fixture
-def die(gm, gearmand):
-    """die("function", b"lines", "sh script") puts jobs into quarantine by letting gm-work fail them."""
-    def kill(function, lines, script="echo why >&2; exit 3", *options):
-        gm("gm-submit", "-q", function, input=lines)
-        gm("gm-work", "-q", "--until-empty", "--tries=1", "--brake=0", *options, function, "--", "sh", "-c", script)
-    return kill
+from helpers import bury, cpu_seconds, idents, terminal
 
 
 def test_record_is_whole(gm, gearmand, die):
@@ -39,7 +28,9 @@ def test_selectors(gm, die):
     die("resize", b"1\n2\n", "echo disk full >&2; exit 3")
     die("mail", b"3\n", "exit 65")
     die("resize2", b"4\n", "kill -9 $$")
-    ids = lambda *options: [record["id"] for record in gm("gm-dead", *options).records]
+
+    def ids(*options):
+        return idents(gm, *options)
     assert ids() == [1, 2, 3, 4]
     assert ids("-f", "resize") == [1, 2] and ids("-f", "resize*") == [1, 2, 4]
     assert ids("-r", "rejected") == [3] and ids("-r", "crash") == [4]
@@ -85,30 +76,11 @@ def test_absent_file_is_an_error_that_names_it(gm, tmp_path):
 
 def test_reading_never_creates_or_changes(gm, die, tmp_path):
     die("f", b"1\n")
-    with sqlite3.connect(gm.env["GM_QUARANTINE"]) as db:
+    with gm.database() as db:
         before = db.execute("SELECT * FROM job").fetchall()
     gm("gm-dead")
-    with sqlite3.connect(gm.env["GM_QUARANTINE"]) as db:
+    with gm.database() as db:
         assert db.execute("SELECT * FROM job").fetchall() == before
-
-
-def terminal(gm, *args):
-    """What a tool prints on an 80 column terminal."""
-    master, slave = pty.openpty()
-    process = gm.popen(args, {"COLUMNS": "80"}, stdin=slave, stdout=slave, stderr=slave)
-    os.close(slave)
-    shown = b""
-    while True:
-        try:
-            chunk = os.read(master, 65536)
-        except OSError:
-            break
-        if not chunk:
-            break
-        shown += chunk
-    os.close(master)
-    process.wait(10)
-    return shown.replace(b"\r\n", b"\n").decode()
 
 
 def test_table_fits_the_terminal_and_lets_nothing_act(gm, die):
@@ -137,8 +109,9 @@ def test_empty_listing_on_a_terminal_says_where_it_looked(gm, die, tmp_path):
     assert "quarantine.db" in terminal(gm, "gm-dead").replace("\n", "")
 
 
-def test_reader_that_goes_away_ends_it_silently(gm, die):
-    die("f", b"x\n" * 3000)
+@pytest.mark.slow
+def test_reader_that_goes_away_ends_it_silently(gm):
+    bury(gm, [b"x"] * 3000)
     result = gm("bash", "-c", "set -o pipefail; gm-dead | head -1")
     assert result.err == b"" and json.loads(result.out)["id"] == 1
 
@@ -156,7 +129,9 @@ def test_group_is_by_cause_whatever_numbers_and_names_are_in_it(gm, die):
     assert [(group["count"], group["function"], group["sample"]) for group in groups] == [(3, "f", 3), (2, "g", 6), (1, "f", 4)]
     assert groups[0]["error"] == "/c/3.jpg: no such file, try 19" and groups[0]["reason"] == "rejected"
     assert groups[0]["first_failed"] <= groups[0]["last_failed"] and not any("id" in group for group in groups)
-    alike = lambda *options: [(group["count"], group["sample"]) for group in gm("gm-dead", "--group", *options).records]
+
+    def alike(*options):
+        return [(group["count"], group["sample"]) for group in gm("gm-dead", "--group", *options).records]
     assert alike("-f", "f") == [(3, 3), (1, 4)] and alike("-m", "colour") == [(2, 6), (1, 4)] and alike("-n", "1") == [(3, 3)]
     assert alike("-f", "[fg]", "-m", "file") == [(3, 3)] and alike("--after", "2") == [(2, 6), (1, 4), (1, 3)]
     assert alike("--fingerprint", groups[1]["fingerprint"]) == [(2, 6)] and alike("--until", "1h") == []
@@ -178,7 +153,9 @@ def test_delayed_retries_are_listed_apart(gm, gearmand):
 def test_functions_that_are_not_utf8_are_selected_and_shown(gm, die):
     die(b"r\xff", b"1\n")
     die("rs", b"2\n")
-    ids = lambda *options: [record["id"] for record in gm("gm-dead", *options).records]
+
+    def ids(*options):
+        return idents(gm, *options)
     assert ids("-f", b"r\xff") == [1] and ids("-f", b"r[\xff]") == [1] and ids("-f", "r?") == [1, 2] and ids("-f", "r*s") == [2]
     assert gm("gm-dead", "--group", "-f", b"r\xff").records[0]["function_b64"] == "cv8="
     assert "r\\xff" in terminal(gm, "gm-dead")
@@ -200,21 +177,15 @@ def test_a_regular_expression_that_takes_for_ever_can_be_interrupted(gm, die):
     """And holds no transaction meanwhile."""
     die("f", b"1\n", "echo " + "a" * 60 + "! >&2; exit 1")
     process = gm.start("gm-dead", "-m", "(a+)+$")
-    until(lambda: process.poll() is None and cpu(process.pid) > 0.3, what="it is at it")
-    with sqlite3.connect(gm.env["GM_QUARANTINE"]) as db:
+    until(lambda: process.poll() is None and cpu_seconds(process.pid) > 0.3, what="it is at it")
+    with gm.database() as db:
         assert db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
     db.close()
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130
 
 
-def cpu(pid):
-    """Seconds of processor time that a process has had."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def test_part_of_a_fingerprint_is_enough_and_bare_file_names_are_one_cause(gm, die):  # noqa: F811
+def test_part_of_a_fingerprint_is_enough_and_bare_file_names_are_one_cause(gm, die):
     die("f", b"b.jpg\nd.jpg\n", "echo \"thumb: $(cat): no width given\" >&2; exit 65")
     group, = gm("gm-dead", "--group").records
     assert group["count"] == 2
@@ -222,22 +193,25 @@ def test_part_of_a_fingerprint_is_enough_and_bare_file_names_are_one_cause(gm, d
     assert not gm("gm-dead", "--fingerprint=" + "0" * 12).records
 
 
-def test_an_empty_selection_says_that_nothing_matches(gm, die):  # noqa: F811
+def test_an_empty_selection_says_that_nothing_matches(gm, die):
     die("f", b"x\n")
     assert b"no dead jobs that match in " in gm("gm-dead", "--table", "-m", "zzz").err
     assert b"no dead jobs that match in " in gm("gm-dead", "--table", "-f", "f", "-r", "hung").err
     assert b": it has some of f\n" in gm("gm-dead", "--table", "-f", "typo").err
 
 
-def bury(gm, count, first=0, **fields):
-    lines = (json.dumps({"function": "f", "unique": f"u{number}", "data": "x", "last_failed": "2026-01-01T00:00:00Z", **fields}) + "\n"
-             for number in range(first, first + count))
+def bury_many(gm, count, first=0, **fields):
+    """Quarantine so many jobs, u0, u1, ..., with these fields."""
+    record = {"function": "f", "data": "x", "last_failed": "2026-01-01T00:00:00Z", **fields}
+    lines = (json.dumps({**record, "unique": f"u{number}"}) + "\n" for number in range(first, first + count))
     gm("gm-bury", "-q", input="".join(lines).encode())
 
 
 def test_newest_first(gm):
-    bury(gm, 1200)
-    ids = lambda *options: [record["id"] for record in gm("gm-dead", "--newest", *options).records]
+    bury_many(gm, 1200)
+
+    def ids(*options):
+        return idents(gm, "--newest", *options)
     assert ids() == list(range(1200, 0, -1)) and ids("-n", "5") == [1200, 1199, 1198, 1197, 1196]
     assert ids("--after=1197") == [1200, 1199, 1198] and ids("-f", "g") == [] and ids("-m", "^$", "-n1") == [1200]
     assert b"--newest" in gm("gm-dead", "--newest", "--group", status=2).err
@@ -245,12 +219,14 @@ def test_newest_first(gm):
 
 
 def test_follow_prints_each_death_as_it_happens(gm):
-    bury(gm, 5)
+    bury_many(gm, 5)
     follow = gm.start("gm-dead", "--follow", "-n", "2", "--newest", "-f", "f")
-    seen = lambda: [json.loads(line)["id"] for line in follow.out_path.read_bytes().splitlines()]
+
+    def seen():
+        return [json.loads(line)["id"] for line in follow.out_path.read_bytes().splitlines()]
     until(lambda: seen() == [5, 4])
-    bury(gm, 700, first=100)
-    bury(gm, 3, first=900, function="g")
+    bury_many(gm, 700, first=100)
+    bury_many(gm, 3, first=900, function="g")
     until(lambda: len(seen()) == 702)
     assert seen()[2:] == list(range(6, 706))
     record = gm("gm-dead", "3").records[0]   # dies again in its row
@@ -266,7 +242,7 @@ def test_follow_prints_each_death_as_it_happens(gm):
 
 
 def test_follow_ends_with_its_reader_and_with_its_file(gm):
-    bury(gm, 1)
+    bury_many(gm, 1)
     assert json.loads(gm("bash", "-c", "set -o pipefail; gm-dead --follow | head -1").out)["id"] == 1
     follow = gm.start("gm-dead", "--follow")
     until(lambda: follow.out_path.read_bytes())
@@ -275,7 +251,8 @@ def test_follow_ends_with_its_reader_and_with_its_file(gm):
 
 
 def test_a_table_of_causes_has_reason_and_error_at_80_columns(gm):
-    bury(gm, 3, function="resize-photographs", reason="timeout", error="the disk of the archive is full: 17 GB are needed, 3 are there")
+    error = "the disk of the archive is full: 17 GB are needed, 3 are there"
+    bury_many(gm, 3, function="resize-photographs", reason="timeout", error=error)
     shown = terminal(gm, "gm-dead", "--group")
     assert "reason" in shown and "timeout" in shown and "the disk of the archive is full: 17 GB are needed" in shown
     assert all(len(line) <= 80 for line in shown.splitlines())
@@ -289,7 +266,7 @@ def test_the_page_says_that_json_is_laid_out(gm):
 
 def test_a_reason_that_gearmang_does_not_know_reaches_no_terminal_raw(gm):
     gm("gm-bury", "-q", input=b'{"function":"f","data":"x"}')
-    with sqlite3.connect(gm.env["GM_QUARANTINE"]) as db:
+    with gm.database() as db:
         db.execute("UPDATE job SET reason = 'a\x1b[31m\u202e', error = NULL")
     for command in (["gm-dead", "1"], ["gm-dead"], ["gm-dead", "--group"]):
         assert "\x1b" not in terminal(gm, *command) and "\u202e" not in terminal(gm, *command)

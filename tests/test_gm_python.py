@@ -169,7 +169,8 @@ def test_verdicts(gm, module):
 @pytest.mark.parametrize("name, error", [
     ("leave", "SystemExit"), ("surrogate", "UnicodeEncodeError"), ("surrogate_error", "ValueError: ?"),
     ("no_json", "TypeError"), ("no_number", "ValueError"), ("no_result", "ValueError"), ("submits_no_number", "ValueError"),
-    ("nameless", "mod.Nameless: <exception str() failed>"), ("noted", "ValueError: wrong"), ("deep", "RecursionError"), ("double", "JSONDecodeError")])
+    ("nameless", "mod.Nameless: <exception str() failed>"), ("noted", "ValueError: wrong"),
+    ("deep", "RecursionError"), ("double", "JSONDecodeError")])
 def test_what_cannot_be_answered_fails_its_job_alone(gm, module, name, error):
     answers = call(gm, name, "x", "y", status=1).records
     assert len(answers) == 2 and not any(answer["ok"] for answer in answers) and error in answers[0]["error"]
@@ -178,9 +179,9 @@ def test_what_cannot_be_answered_fails_its_job_alone(gm, module, name, error):
 def test_lines_that_are_no_records(gm, module):
     lines = b'nix\n[1]\n\n{"data":"x","x":NaN}\n{"data":"x","x":1e400}\n{"data":7}\n{"data":"x"}\n'
     answers = gm("gm-python", "mod:upper", input=lines, status=1).records
-    assert [answer.get("error") for answer in answers][1:] == ["not a JSON object", "not JSON: NaN is not a JSON number",
-                                                               "not JSON: 1e400 is out of range", "data is not a string: quote it, or "
-                                                               "use .data|tojson in jq", None]
+    assert [answer.get("error") for answer in answers][1:] == [
+        "not a JSON object", "not JSON: NaN is not a JSON number", "not JSON: 1e400 is out of range",
+        "data is not a string: quote it, or use .data|tojson in jq", None]
     assert answers[0]["error"].startswith("not JSON")
 
 
@@ -195,7 +196,8 @@ def test_set_up_and_clean_up(gm, module, tmp_path):
     ("mod:nix", (), "mod:nix: AttributeError"), ("nix:f", (), "nix:f: ModuleNotFoundError"),
     ("mod:word", (), "mod:word: not callable"), ("mod", (), "mod: not MODULE:CALLABLE"),
     ("bad:f", (), "bad:f: SyntaxError"), ("leaves:f", (), "leaves:f: SystemExit: 0"),
-    ("mod:upper", ("--setup=setup_noted",), "setup_noted: ValueError: wrong\n"), ("mod:upper", ("--setup=broken",), "broken: OSError: no database"),
+    ("mod:upper", ("--setup=setup_noted",), "setup_noted: ValueError: wrong\n"),
+    ("mod:upper", ("--setup=broken",), "broken: OSError: no database"),
     ("mod:upper", ("--teardown=nix",), "nix: AttributeError")])
 def test_what_cannot_be_loaded_is_said_before_a_job_is_read(gm, module, tmp_path, name, options, message):
     (tmp_path / "bad.py").write_text("def f(:\n")

@@ -10,7 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, until
+from conftest import ROOT, unprivileged, until
+from helpers import children, ended, stat
+
+from libgm.quarantine import processes
+
+pytestmark = pytest.mark.slow
 
 
 def events(worker):
@@ -26,14 +31,6 @@ def start(gm, script, *options):
     worker = gm.start("gm-work", *options, "f", "--", "sh", "-c", "echo $PPID >> begun; " + script)
     until(lambda: (gm.home / "begun").exists() and (gm.home / "begun").read_text().endswith("\n"), what="the job has begun")
     return worker, int((gm.home / "begun").read_text())
-
-
-def ended(pid):
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            return stat.read().rpartition(b")")[2].split()[0] == b"Z"
-    except FileNotFoundError:
-        return True
 
 
 def test_nothing_overstays(gm, gearmand):
@@ -112,10 +109,11 @@ def test_a_hung_worker_is_gone_with_its_job_which_is_retried_elsewhere_and_count
 STUCK = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
+from libgm.quarantine import processes
 from libgm.quarantine.file import Store
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 store = Store(os.environ["GM_QUARANTINE"], create=True)
-store.join("gm-work", b"f", "x:1")
+processes.join(store, "gm-work", b"f", "x:1")
 with store.transaction():
     store.execute("UPDATE process SET started = started - 100")
     while True:
@@ -123,23 +121,18 @@ with store.transaction():
 """
 
 
-@pytest.mark.slow
 def test_a_worker_that_is_stopped_inside_a_write_is_killed_although_nobody_can_write(gm, gearmand):
     gm("gm-work", "--until-empty", "f", "--", "cat")
-    with sqlite3.connect(gm.env["GM_QUARANTINE"]) as db:
+    with gm.database() as db:
         db.execute("INSERT INTO process (id, tool, host, started) VALUES (1000, 'x', 'x', 0)")
     stuck = gm.start(sys.executable, "-c", STUCK, ROOT)
-
-    def stopped():
-        with open(f"/proc/{stuck.pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] == "T"
-    until(stopped)
-    with sqlite3.connect(gm.env["GM_QUARANTINE"], timeout=0) as db, pytest.raises(sqlite3.OperationalError, match="locked"):
+    until(lambda: stat(stuck.pid)[0] == "T", what="it is stopped")
+    with gm.database(timeout=0) as db, pytest.raises(sqlite3.OperationalError, match="locked"):
         db.execute("BEGIN IMMEDIATE")
     # what it is doing inside is not committed: it is as old as its process
     record = until(lambda: gm("gm-reap", "--older-than=0", "--kill", "--grace=0.1", timeout=30).records)[0]
     assert record["action"] == "killed" and stuck.wait(10) == -signal.SIGKILL
-    with sqlite3.connect(gm.env["GM_QUARANTINE"], timeout=0) as db:
+    with gm.database(timeout=0) as db:
         db.execute("BEGIN IMMEDIATE")
 
 
@@ -181,7 +174,7 @@ def test_what_runs_for_another_file_of_the_same_name_is_not_touched(gm, gearmand
     worker.kill()
     os.kill(pid, signal.SIGKILL)
     until(lambda: gm("gm-reap").records)
-    with sqlite3.connect(gm.env["GM_QUARANTINE"]) as db:
+    with gm.database() as db:
         process, run = db.execute("SELECT process, run FROM start").fetchone()
     innocent = gm.start("sleep", "1000", env={"GM_RUN": f"1-1.{process}.{run}"})
     gm("gm-reap", "--kill", "--grace=0.1")
@@ -191,7 +184,7 @@ def test_what_runs_for_another_file_of_the_same_name_is_not_touched(gm, gearmand
 def test_another_host_s_workers_are_shown_and_not_touched(gm, gearmand):
     submit(gm)
     worker, pid = start(gm, "exec sleep 1000")
-    with sqlite3.connect(gm.env["GM_QUARANTINE"]) as db:
+    with gm.database() as db:
         db.execute("UPDATE process SET host = 'elsewhere', started = started - 100")
     found = gm("gm-reap", "--older-than=50", "--job-older-than=0", "--kill").records
     assert {record["kind"] for record in found} == {"worker", "job"}
@@ -199,30 +192,89 @@ def test_another_host_s_workers_are_shown_and_not_touched(gm, gearmand):
     assert not ended(pid) and events(worker) == []
 
 
-def not_ours(gm):
-    """(a pid that gm-reap may not signal, what to put before gm-reap for that)."""
-    if not os.getuid():
-        return gm.start("setpriv", "--reuid=65534", "--clear-groups", "sleep", "1000").pid, ("setpriv", "--bounding-set=-kill")
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            os.kill(int(name), 0)
-        except PermissionError:
-            return int(name), ()
-        except ProcessLookupError:
-            pass
-    return None, ()   # all that we see is ours
-
-
 def test_what_is_not_ours_to_end_is_said_and_exit_1(gm, gearmand):
-    submit(gm)
-    worker, pid = start(gm, "exec sleep 1000")
-    target, prefix = not_ours(gm)
-    if target is None:
+    """A worker of another user, and a gm-reap without the right to end it; who is not root has only his own processes."""
+    if os.getuid():
         return
-    fields = Path(f"/proc/{target}/stat").read_text().rpartition(")")[2].split()
-    with sqlite3.connect(gm.env["GM_QUARANTINE"]) as db:
+    submit(gm)
+    gm.start(*unprivileged("gm-work", "-q", "f", "--", "sleep", "1000"))
+    until(lambda: gm("gm-reap", "--job-older-than=0", status=None).out, what="the job has begun")
+    with gm.database() as db:
+        db.execute("UPDATE process SET started = started - 100")
+        (pid,), = db.execute("SELECT pid FROM process WHERE tool = 'gm-work'")
+    result = gm("setpriv", "--bounding-set=-kill", "gm-reap", "--older-than=50", "--kill", "--grace=0.1", status=1)
+    assert b"cannot end process %d: not permitted" % pid in result.err and not ended(pid)
+
+
+def forge(gm, target):
+    """Make the worker's row name another process, as whoever may write the file can."""
+    with gm.database() as db:
         db.execute("UPDATE process SET started = started - 100, pid = ?, pid_start = ? WHERE tool = 'gm-work'",
-                   (target, fields[19]))
-    result = gm(*prefix, "gm-reap", "--older-than=50", "--kill", "--grace=0.1", status=1)
-    assert b"cannot end process %d: not permitted" % target in result.err
-    assert Path(f"/proc/{target}").exists()
+                   (target.pid, processes.start_time(target.pid)))
+
+
+def test_a_pid_in_the_file_is_not_believed(gm, gearmand):
+    submit(gm)
+    _, pid = start(gm, "exec sleep 1000")
+    victim = gm.start("sleep", "1000")
+    forge(gm, victim)
+    record, = gm("gm-reap", "--older-than=50", "--kill", "--grace=0.1").records
+    assert (record["pid"], record["action"]) == (pid, "killed")
+    assert ended(pid) and victim.poll() is None
+
+
+HOLDER = """
+import fcntl, os, signal, sys
+fd = os.open(sys.argv[1] + "-alive", os.O_RDWR)
+fcntl.lockf(fd, fcntl.LOCK_EX, 1, int(sys.argv[2]))
+print("held", flush=True)
+signal.pause()
+"""
+
+
+def test_who_forges_a_whole_worker_has_only_his_own_process_ended(gm, gearmand):
+    gm("gm-work", "--until-empty", "f", "--", "cat")
+    victim = gm.start("sleep", "1000")
+    forger = gm.start(sys.executable, "-c", HOLDER, gm.env["GM_QUARANTINE"], "77")
+    until(lambda: forger.out_path.read_bytes())
+    with gm.database() as db:
+        db.execute("INSERT INTO process (id, tool, host, namespace, pid, pid_start, started, function) "
+                   "VALUES (77, 'gm-work', ?, ?, ?, ?, 0, 'f')",
+                   (os.uname().nodename, processes.namespace(), victim.pid, processes.start_time(victim.pid)))
+        db.execute("INSERT INTO start (process, run, identity, function, unique_, attempts, started) "
+                   "VALUES (77, 1, x'00', 'f', 'u', 1, 0)")
+    gm("gm-reap", "--older-than=50", "--job-older-than=50", "--kill", "--grace=0.1")
+    assert forger.wait(10) == -signal.SIGTERM and victim.poll() is None
+
+
+def test_a_process_of_another_user_is_no_job_whatever_its_environment_says(gm, gearmand):
+    """As that of a set-user-ID program that somebody starts; for who is not root all are his own."""
+    submit(gm)
+    _, pid = start(gm, "exec sleep 1000")
+    job, = children(pid)
+    mark = Path(f"/proc/{job}/environ").read_bytes().partition(b"GM_RUN=")[2].partition(b"\0")[0].decode()
+    env = {"GM_RUN": mark}
+    other = gm.start(*unprivileged("sleep", "1000"), env=env) if not os.getuid() else None
+    same = gm.start("sleep", "1000", env=env)   # as a child that called setsid
+    record, = gm("gm-reap", "--job-older-than=0", "--kill", "--grace=0.1").records
+    assert record["action"] == "killed" and ended(job)
+    assert same.wait(10) == -signal.SIGTERM and (other is None or other.poll() is None)
+
+
+@pytest.mark.parametrize("then", ["gone", "replaced"])
+def test_without_the_locks_nothing_is_taken_for_dead(gm, gearmand, then):
+    submit(gm)
+    _, pid = start(gm, "exec sleep 1000")
+    job, = children(pid)
+    os.unlink(gm.env["GM_QUARANTINE"] + "-alive")
+    if then == "gone":
+        for how in ("--kill", "--release", "--job-older-than=0"):
+            error = gm("gm-reap", how, status=111).err
+            assert b"-alive: no such file" in error and b"restart every gm-work" in error and error.count(b"\n") == 1
+    else:
+        gm("gm-work", "--until-empty", "other", "--", "cat")
+        assert gm("gm-reap").records == []
+        result = gm("gm-reap", "--kill", "--job-older-than=0", status=1)
+        assert b"process %d runs, but holds no lock" % pid in result.err
+        assert [record["action"] for record in result.records] == [None]
+    assert not ended(job) and not ended(pid)

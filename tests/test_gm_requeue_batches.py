@@ -7,11 +7,10 @@ import random
 import signal
 import sqlite3
 import subprocess
-import time
 
 import pytest
 from conftest import until
-from test_gm_requeue import _file, bury, dead, idents, queued
+from helpers import bury, dead_count, idents, listing_file, queued
 
 from libgm.quarantine import schema
 
@@ -22,23 +21,21 @@ JOBS = 11_000   # three batches
 def listing(gm, memory_gearmand):
     """A file of the records of JOBS dead jobs."""
     bury(gm, [b"%d" % number for number in range(JOBS)])
-    return _file(gm, gm("gm-dead").out)
+    return listing_file(gm)
 
 
 def change(gm, *statements):
     """Change the quarantine file behind everybody's back."""
-    db = sqlite3.connect(gm.env["GM_QUARANTINE"])
-    with db:
+    with gm.database() as db:
         for statement in statements:
             db.execute(statement)
-    db.close()
 
 
 def requeued(gm):
     return [(entry["job"], entry["revision"], entry["error"]) for entry in gm("gm-history", "--action=requeue").records]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(10)
 def test_deaths_in_between_stay_whatever_batch_they_are_in(gm, memory_gearmand, listing):
     """Each seventh job dies again between its claim and its removal; the history has what was sent, not the newer death."""
     change(gm, "UPDATE job SET error = 'first'",
@@ -55,7 +52,7 @@ def test_deaths_in_between_stay_whatever_batch_they_are_in(gm, memory_gearmand, 
 
 
 def test_a_job_that_dies_again_is_sent_under_another_name_by_the_same_run(gm, memory_gearmand):
-    """Its first copy, dead but not yet acknowledged, would swallow one of the same wire unique (rule 5)."""
+    """Its first copy, dead but not yet acknowledged, would swallow one of the same wire unique (gm-delivery(7), rule 5)."""
     bury(gm, [b"x"])
     change(gm, "CREATE TABLE sent (number)",
            "CREATE TRIGGER seen AFTER UPDATE OF claim ON job WHEN NEW.claim IS NOT NULL BEGIN "
@@ -69,13 +66,12 @@ def test_a_job_that_dies_again_is_sent_under_another_name_by_the_same_run(gm, me
     requeue.stdin.write(b"%d\n" % again)
     requeue.stdin.close()
     assert requeue.wait(20) == 0
-    db = sqlite3.connect(gm.env["GM_QUARANTINE"])
-    assert db.execute("SELECT number FROM sent").fetchall() == [(1,), (2,)]
-    db.close()
+    with gm.database() as db:
+        assert db.execute("SELECT number FROM sent").fetchall() == [(1,), (2,)]
     assert memory_gearmand.waiting(b"f") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.slow(10)
 def test_a_job_named_again_after_it_died_again_is_not_removed_by_its_first_sending(gm, memory_gearmand):
     """By its bare id, in two batches: the second sending is of the newer death, and removes that alone."""
     bury(gm, [b"x"] * 5001)
@@ -87,38 +83,36 @@ def test_a_job_named_again_after_it_died_again_is_not_removed_by_its_first_sendi
     assert [entry[:2] for entry in requeued(gm) if entry[0] == 1] == [(1, 1), (1, 2)]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(10)
 def test_killed_anywhere_at_full_speed_all_is_sent_and_what_is_sent_again_merges(gm, memory_gearmand, listing):
     dice, kills, copies = random.Random(5), 0, 0
     for _ in range(12):
-        with open(listing, "rb") as records:
-            process = gm.start("gm-requeue", "-q", stdin=records)
-        time.sleep(dice.uniform(0.1, 0.5))
+        process = gm.start("gm-requeue", "-q", stdin=listing)
+        sent = memory_gearmand.waiting(b"f") + dice.randrange(300)
+        until(lambda: process.poll() is not None or memory_gearmand.waiting(b"f") >= sent, longest=0.005)
         kills += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
-        waiting, left, written = memory_gearmand.waiting(b"f"), dead(gm), len(requeued(gm))
+        waiting, left, written = memory_gearmand.waiting(b"f"), dead_count(gm), len(requeued(gm))
         assert waiting + left >= JOBS and written == JOBS - left   # what is in neither place is lost
         copies = max(copies, waiting + left - JOBS)
+    assert kills > 4
     gm("gm-requeue", "-q", input=listing.read_bytes())
     print(f"{kills} kills, at most {copies} jobs both sent and still there")
     assert idents(gm) == [] and memory_gearmand.waiting(b"f") == JOBS
     assert sorted(entry[0] for entry in requeued(gm)) == list(range(1, JOBS + 1))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(10)
 def test_two_at_full_speed_send_each_job_once(gm, memory_gearmand, listing):
-    both = []
-    for _ in range(2):
-        with open(listing, "rb") as records:
-            both.append(gm.start("gm-requeue", stdin=records))
+    both = [gm.start("gm-requeue", stdin=listing) for _ in range(2)]
     assert [process.wait(60) for process in both] == [0, 0]
     sent = [json.loads(line)["id"] for process in both for line in process.out_path.read_bytes().splitlines()]
     assert sorted(sent) == list(range(1, JOBS + 1)) == sorted(entry[0] for entry in requeued(gm))
     assert idents(gm) == [] and memory_gearmand.waiting(b"f") == JOBS
 
 
-@pytest.mark.slow
+@pytest.mark.slow(10)
 def test_a_removal_that_fails_loses_nothing(gm, memory_gearmand, listing):
     change(gm, "CREATE TRIGGER stop BEFORE DELETE ON job WHEN OLD.id = 3000 BEGIN SELECT raise(ABORT, 'the disk is full'); END")
     result = gm("gm-requeue", "-q", input=listing.read_bytes(), status=111)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import random
-import shutil
 import signal
+import socket
 import sqlite3
 import struct
 import subprocess
@@ -15,6 +13,7 @@ import time
 
 import pytest
 from conftest import find_gearmand, free_port, until
+from helpers import digests, read_only
 
 SCHEMA = ("CREATE TABLE gearman_queue (unique_key TEXT, function_name TEXT, priority INTEGER, data BLOB, "
           "when_to_run INTEGER, PRIMARY KEY(unique_key, function_name))")
@@ -37,10 +36,6 @@ def simple(count, size=10):
     return [(f"u{n}", "f", 1, b"%d " % n + b"x" * size, 0) for n in range(count)]
 
 
-def digests(folder):
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
-
-
 @pytest.fixture
 def place(tmp_path):
     """A folder of its own for a queue file, so that what appears beside it is seen."""
@@ -53,35 +48,43 @@ def test_jobs_in_queue_order_with_all_that_they_are(gm, place):
     make(place / "q.db", [("b", "f", 1, b"second", 0), ("a", "f", 0, b"\xff\0", 0), ("c", "g", 2, "text", 4102444800)])
     records = gm("gm-salvage", place / "q.db").records
     assert records == [
-        {"function": "f", "unique": "b", "priority": "normal", "envelope": None, "data": "second"},
-        {"function": "f", "unique": "a", "priority": "high", "envelope": None, "data_b64": "/wA="},
-        {"function": "g", "unique": "c", "priority": "low", "due": "2100-01-01T00:00:00Z", "envelope": None, "data": "text"}]
+        {"function": "f", "unique": "b", "wire_unique": "b", "priority": "normal", "data": "second"},
+        {"function": "f", "unique": "a", "wire_unique": "a", "priority": "high", "data_b64": "/wA="},
+        {"function": "g", "unique": "c", "wire_unique": "c", "priority": "low", "due": "2100-01-01T00:00:00Z", "data": "text"}]
 
 
 def queue(gearmand):
     """The rows of a store as a gearmand left it."""
     db = sqlite3.connect(gearmand.store)
     try:
-        return db.execute("SELECT unique_key, function_name, priority, data, when_to_run FROM gearman_queue ORDER BY rowid").fetchall()
+        return db.execute("SELECT unique_key, function_name, priority, data, when_to_run "
+                          "FROM gearman_queue ORDER BY rowid").fetchall()
     finally:
         db.close()
 
 
 def test_the_very_same_jobs_go_back(gm, new_gearmand):
-    """Envelopes, wire uniques, binary payloads, priorities, times: row for row what the old store held."""
+    """Envelopes, wire uniques and what they say, binary payloads, priorities, times: row for row what the old store held."""
     old = new_gearmand("old.db")
     at = {"GM_SERVERS": old.server}
     gm("gm-submit", "--priority=high", "f", "-", input=bytes(range(256)), env=at)
     gm("gm-submit", "f", "-", input=b'%gm1 {"attempts":2}\nlooks like one\n', env=at)   # it is wrapped
     gm("gm-submit", "dies", input=b"one\ntwo\n", env=at)
+    long = "long " * 12   # a unique that needs an envelope
+    gm("gm-submit", "-u", long, "dies", "-", input=b"three", env=at)
     gm("gm-work", "--until-empty", "--tries=1", "dies", "--", "false", env=at)
-    gm("bash", "-c", "gm-dead | gm-requeue -q", env=at)                             # ~uniques and envelopes
+    gm("bash", "-c", "gm-dead | gm-requeue -q", env=at)
     gm("gearman", "-h", "127.0.0.1", "-p", old.port, "-b", "-f", "c", "-u", "ends in~w", "payload")
-    later = {"function": "c", "unique": "later", "envelope": None, "due": "2100-01-01T00:00:00Z", "data": "x"}
+    later = {"function": "c", "unique": "later", "wire_unique": "later", "due": "2100-01-01T00:00:00Z", "data": "x"}
     gm("gm-submit", input=json.dumps(later).encode(), env=at)
     old.kill()
     before = queue(old)
-    assert len(before) == 6 and before[-1][-1] == 4102444800 and [row[0][0] for row in before].count("~") == 2
+    assert len(before) == 7 and before[-1][-1] == 4102444800 and [row[0][0] for row in before].count("~") == 5
+    records = {record["unique"]: record for record in gm("gm-salvage", old.store).records}
+    assert records[long]["envelope"]["requeues"] == records[long]["requeues"] == 1 and records[long]["data"] == "three"
+    requeued = [record for record in records.values() if record.get("requeues") == 1]
+    assert {record["data"] for record in requeued} == {"one", "two", "three"}
+    assert all(record["first_failed"].endswith("Z") and len(record["key"]) == 12 for record in requeued)
     new = new_gearmand("new.db")
     result = gm("bash", "-c", f"set -o pipefail; gm-salvage {old.store} | gm-submit -s {new.server}")
     assert len(result.records) == len(before) and result.err == b""
@@ -140,16 +143,6 @@ def test_killed_in_mid_write(gm, place, wal, volume):
     result = gm(*(read_only(place, command) if volume == "read-only" else command))
     assert [record["unique"] for record in result.records] == [f"u{n}" for n in range(50)] + ["last"]
     assert digests(place) == before and result.err == b""
-
-
-def read_only(folder, command):
-    """The command where folder is a read-only volume; for whom modes stop, they are enough."""
-    if os.getuid() == 0:
-        mount = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
-        return ["unshare", "-m", "sh", "-c", mount, folder, *command]
-    for path in folder.iterdir():
-        path.chmod(0o444)
-    return ["sh", "-c", 'chmod 555 "$0"; "$@"; status=$?; chmod 755 "$0"; exit $status', folder, *command]
 
 
 def test_a_wal_without_its_index(gm, place):
@@ -221,8 +214,8 @@ def test_a_large_payload_whose_rest_is_gone(gm, place):
 
 
 def test_check(gm, place):
-    path = make(place / "q.db", [("a", "f", 1, b"1", 0), ("b", "f", 1, None, 0), ("c", "f", None, b"1", None), ("d" * 64, "f", 1, b"1", 0),
-                                 ("e", "f", 1, b"1", int(time.time()) + 1000)])
+    path = make(place / "q.db", [("a", "f", 1, b"1", 0), ("b", "f", 1, None, 0), ("c", "f", None, b"1", None),
+                                 ("d" * 64, "f", 1, b"1", 0), ("e", "f", 1, b"1", int(time.time()) + 1000)])
     result = gm("gm-salvage", "--check", path, status=1)
     found = {record["what"]: record for record in result.records}
     assert found["jobs"]["count"] == 5 and not found["jobs"]["wrong"] and "1 wait" in found["jobs"]["detail"]
@@ -279,7 +272,8 @@ def test_a_first_page_that_is_damaged(gm, place):
 
 def test_a_damaged_schema_of_which_sqlite_speaks_in_other_bytes_than_text(gm, place):
     path = make(place / "q.db", simple(3))
-    path.write_bytes(path.read_bytes().replace(b"gearman_queue", b"gearman_que\xff\xfe").replace(b"CREATE TABLE", b"CREATE TABXE"))
+    damaged = path.read_bytes().replace(b"gearman_queue", b"gearman_que\xff\xfe").replace(b"CREATE TABLE", b"CREATE TABXE")
+    path.write_bytes(damaged)
     assert gm("gm-salvage", path, status=111).err == b"gm-salvage: %s: its schema is damaged\n" % bytes(path)
 
 
@@ -301,3 +295,69 @@ def test_any_bytes_are_jobs_or_an_error(gm, place):
         assert result.status in (0, 1, 111) and b"GM_DEBUG" not in result.err, result
         uniques = [record.get("unique") for record in result.records]
         assert len([unique for unique in uniques if unique in there]) >= len(uniques) - 30 * 2
+
+
+ODD = [None, "", b"", "text", b"\xff\0", 0, -1, 1 << 62, -(1 << 63), 1.5, 1e300, float("inf"), 99999999999999999, "%gm1 {\n"]
+
+
+def test_anything_in_any_column_ends_nothing(gm, place):
+    """Each odd value in each column, between rows in order; a file whose table has no types takes it as it is."""
+    db = sqlite3.connect(place / "q.db")
+    db.execute("CREATE TABLE gearman_queue (unique_key, function_name, priority, data, when_to_run)")
+    rows = []
+    for column in range(5):
+        for value in ODD:
+            row = [f"u{len(rows)}", "f", 1, b"%d" % len(rows), 0]
+            row[column] = value
+            rows += [(f"u{len(rows)}", "f", 1, b"good", 0), row]
+    db.executemany("INSERT INTO gearman_queue VALUES (?,?,?,?,?)", rows)
+    db.commit()
+    db.close()
+    result = gm("gm-salvage", place / "q.db", status=1)
+    assert len(result.records) == len(rows) and b"Traceback" not in result.err and b"GM_DEBUG" not in result.err
+    assert sum(record.get("data") == "good" for record in result.records) == len(rows) // 2
+    gm("gm-salvage", "--check", place / "q.db", status=1)
+
+
+def test_a_time_beyond_all_records_is_shown_as_the_last_and_reported(gm, place):
+    make(place / "q.db", [("a", "f", 1, b"1", 0), ("late", "f", 1, b"2", 99999999999999999), ("b", "f", 1, b"3", 0)])
+    result = gm("gm-salvage", place / "q.db", status=1)
+    assert [(record["unique"], record.get("due")) for record in result.records] == [
+        ("a", None), ("late", "9999-12-31T23:59:59Z"), ("b", None)]
+    assert result.err.count(b"\n") == 1 and b"unique late: its time, 99999999999999999," in result.err
+    found = {record["what"]: record for record in gm("gm-salvage", "--check", place / "q.db", status=1).records}
+    assert found["time"]["count"] == 1 and found["jobs"]["count"] == 3
+
+
+def test_row_ids_of_any_size_are_read_in_order(gm, place):
+    make(place / "q.db", simple(3))
+    db = sqlite3.connect(place / "q.db")
+    for row, unique in ((-5, "minus"), (-(1 << 63), "first"), ((1 << 63) - 1, "last")):
+        db.execute("INSERT INTO gearman_queue (rowid, unique_key, function_name, priority, data, when_to_run) "
+                   "VALUES (?, ?, 'f', 1, x'31', 0)", (row, unique))
+    db.commit()
+    db.close()
+    uniques = [record["unique"] for record in gm("gm-salvage", place / "q.db").records]
+    assert uniques == ["first", "minus", "u0", "u1", "u2", "last"]
+
+
+def test_twins_are_shown_for_what_they_are_and_go_back_one_by_one(gm, gearmand, new_gearmand):
+    peer = socket.create_connection(("127.0.0.1", gearmand.port), 10)
+    uniques = [b"", b"", b"", b"-", b"-", b"u" * 63 + b"1", b"u" * 63 + b"2", b"own"]
+    for number, unique in enumerate(uniques):
+        body = b"\0".join((b"f", unique, b"%d" % number))
+        peer.sendall(b"\0REQ" + struct.pack(">II", 18, len(body)) + body)
+    until(lambda: gearmand.waiting(b"f") == len(uniques))
+    for state in ("live", "killed"):
+        records = gm("gm-salvage", gearmand.store).records
+        assert [record["data"] for record in records] == [str(number) for number in range(len(uniques))]
+        assert [record.get("unique") for record in records] == [None] * 3 + ["-"] * 2 + ["u" * 63] * 2 + ["own"]
+        stood = [record.get("wire_unique") for record in records]
+        assert len(set(stood)) == len(records) and stood[2] is None and stood[4] == "-" and stood[6:] == ["u" * 63, "own"]
+        facts = {record["what"]: record for record in gm("gm-salvage", "--check", gearmand.store).records}
+        assert (facts["jobs"]["count"], facts["twins"]["count"]) == (8, 4) and not any(fact["wrong"] for fact in facts.values())
+        if state == "live":
+            gearmand.kill()
+    new = new_gearmand("new.db")
+    gm("bash", "-c", f"set -o pipefail; gm-salvage {gearmand.store} | gm-submit -q -s {new.server}")
+    assert new.waiting(b"f") == len(uniques)

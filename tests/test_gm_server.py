@@ -6,6 +6,7 @@ import os
 import socket
 import sqlite3
 import stat
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -248,13 +249,15 @@ def test_default_store(gm, tmp_path):
     """Asked of the function: where /var/lib/gearmang is there, a server on it would be the machine's own."""
     code = "from libgm.tools import server; print(server.default_store(), end='')"
     env = {"XDG_STATE_HOME": str(tmp_path / "state"), "PYTHONPATH": str(ROOT)}
-    store = Path(os.fsdecode(gm(sys.executable, "-c", code, env=env).out))
+    result = gm(sys.executable, "-c", code, env=env, status=None)
     system = Path("/var/lib/gearmang")
-    if system.is_dir() and os.access(system, os.W_OK | os.X_OK):
-        assert store == system / "gearmand.db"
+    if not system.is_dir():
+        store = Path(os.fsdecode(result.out))
+        assert store == tmp_path / "state/gearmang/gearmand.db" and mode(store.parent) == 0o700
+    elif os.access(system, os.W_OK | os.X_OK):
+        assert Path(os.fsdecode(result.out)) == system / "gearmand.db"
     else:
-        assert store == tmp_path / "state/gearmang/gearmand.db"
-        assert mode(store.parent) == 0o700
+        assert b"use --store" in result.err
 
 
 def test_gearmand_is_found_in_sbin_beyond_path(gm, tmp_path):
@@ -280,3 +283,194 @@ def test_machine_without_gearmand(gm, tmp_path):
     for package in (b"gearman-job-server", b"gearmand", b"brew"):
         assert package in done.stderr
     assert not (tmp_path / "s.db").exists()
+
+
+SUBMIT_JOB_BG, JOB_CREATED, CAN_DO, GRAB_JOB_UNIQ, JOB_ASSIGN_UNIQ, WORK_COMPLETE = 18, 8, 1, 30, 31, 13
+
+
+class Peer:
+    """Somebody else's client and worker, a packet at a time."""
+
+    def __init__(self, port: int):
+        self.socket = socket.create_connection(("127.0.0.1", port), 10)
+        self.stream = self.socket.makefile("rb")
+
+    def send(self, kind: int, *fields: bytes) -> None:
+        body = b"\0".join(fields)
+        self.socket.sendall(b"\0REQ" + struct.pack(">II", kind, len(body)) + body)
+
+    def read(self, expected: int) -> list[bytes]:
+        _, kind, size = struct.unpack(">4sII", self.stream.read(12))
+        body = self.stream.read(size)
+        assert kind == expected, (kind, body)
+        return body.split(b"\0", 3)
+
+    def submit(self, unique: bytes, data: bytes, function: bytes = b"f") -> None:
+        self.send(SUBMIT_JOB_BG, function, unique, data)
+        self.read(JOB_CREATED)
+
+    def grab(self, function: bytes = b"f") -> tuple[bytes, bytes]:
+        """(handle, payload) of the next job."""
+        self.send(CAN_DO, function)
+        self.send(GRAB_JOB_UNIQ)
+        handle, *_, data = self.read(JOB_ASSIGN_UNIQ)
+        return handle, data.rpartition(b"\0")[2]
+
+    def done(self, handle: bytes) -> None:
+        self.send(WORK_COMPLETE, handle, b"")
+
+
+def payloads(store) -> list[bytes]:
+    return [data for data, in query(store, "SELECT data FROM gearman_queue WHERE data IS NOT NULL ORDER BY data")]
+
+
+UNIQUES = [b"", b"-", *(b"u" * 63 + last for last in (b"1", b"2", b"3"))]
+
+
+def submit_twins(server, count: int = 3) -> tuple[Peer, list[bytes]]:
+    """Jobs that gearmand's table would keep as one for each unique, in two functions, and their payloads."""
+    peer, sent = Peer(server.port), []
+    for number in range(count):
+        for unique in UNIQUES[:2] + [UNIQUES[2 + number % 3]]:
+            for function in (b"f", b"g"):
+                sent.append(b"%b %b %d" % (unique, function, number))
+                peer.submit(unique, sent[-1], function)
+    return peer, sorted(sent)
+
+
+def test_jobs_that_share_a_name_all_survive_kill_9(gm, gearmand):
+    peer, sent = submit_twins(gearmand)
+    for function in (b"f", b"g"):
+        assert gearmand.waiting(function) == 9
+    for _ in range(3):
+        gearmand.kill()
+        gearmand.start()
+        assert (gearmand.waiting(b"f"), gearmand.waiting(b"g")) == (9, 9)
+    assert payloads(gearmand.store) == sent
+    peer, seen = Peer(gearmand.port), []
+    for function in (b"f", b"g"):
+        for _ in range(9):
+            handle, data = peer.grab(function)
+            seen.append(data)
+            peer.done(handle)
+        peer.send(2, function)   # CANT_DO
+    assert sorted(seen) == sent
+    until(lambda: payloads(gearmand.store) == [], what="the store is empty")
+
+
+def test_a_crash_after_some_twins_were_done_loses_none_of_the_others(gm, gearmand):
+    _, sent = submit_twins(gearmand)
+    worker = Peer(gearmand.port)
+    done = []
+    for _ in range(4):
+        handle, data = worker.grab()
+        worker.done(handle)
+        done.append(data)
+    worker.grab()   # its COMPLETE packets were handled before
+    gearmand.kill()
+    gearmand.start()
+    assert set(payloads(gearmand.store)) >= set(sent) - set(done)
+    assert query(gearmand.store, "SELECT count(*) FROM gm_twin") == [(0,)]
+
+
+def test_twins_that_are_all_done_leave_no_row(gm, gearmand):
+    peer = Peer(gearmand.port)
+    for number in range(50):
+        peer.submit(b"", b"%d" % number)
+    for number in range(50):
+        handle, data = peer.grab()
+        assert data == b"%d" % number
+        peer.done(handle)
+        if number % 10 == 0:
+            peer.submit(b"-", b"x%d" % number, b"other")
+    until(lambda: all(data.startswith(b"x") for data in payloads(gearmand.store)))
+    assert query(gearmand.store, "SELECT unique_key, total, done FROM gm_twin") == [("-", 5, 0)]
+
+
+def test_an_existing_store_is_made_to_keep_twins_apart(gm, gearmand, tmp_path):
+    """A store as gearmand itself makes it, with a row that a released gearmang would not have renamed."""
+    gearmand.stop()
+    for end in ("", "-wal", "-shm"):
+        Path(f"{gearmand.store}{end}").unlink(missing_ok=True)
+    query(gearmand.store, "CREATE TABLE gearman_queue (unique_key TEXT, function_name TEXT, priority INTEGER, data BLOB, "
+                          "when_to_run INTEGER, PRIMARY KEY (unique_key, function_name))")
+    query(gearmand.store, "INSERT INTO gearman_queue VALUES ('', 'f', 1, ?, 0)", b"old")
+    gearmand.start()
+    peer = Peer(gearmand.port)
+    for data in (b"new 1", b"new 2"):
+        peer.submit(b"", data)
+    gearmand.kill()
+    gearmand.start()
+    assert payloads(gearmand.store) == [b"new 1", b"new 2", b"old"] and gearmand.waiting(b"f") == 3
+
+
+def test_a_store_with_twins_is_started_by_gm_server_only(gm, gearmand, tmp_path):
+    submit_twins(gearmand)
+    gearmand.kill()
+    plain = gm.start("gearmand", "--listen=127.0.0.1", f"--port={gearmand.port}", "--log-file=stderr",
+                     "--queue-type=libsqlite3", f"--libsqlite3-db={gearmand.store}", f"--pid-file={tmp_path}/pid")
+    assert plain.wait(20) != 0 and b"failed to reload queue" in plain.err_path.read_bytes()
+    gearmand.start()
+    assert gearmand.process.err_path.read_bytes() == starting(gearmand, 18)
+
+
+def test_of_very_many_twins_a_bounded_number_is_owed(tmp_path):
+    """The statements are gearmand's."""
+    sys.path.insert(0, str(ROOT))
+    from libgm.tools import twins
+    database = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
+    database.execute("BEGIN")
+    twins.prepare(database)
+    for number in range(twins.OWED + 500):
+        database.execute("INSERT OR REPLACE INTO gearman_queue (priority, unique_key, function_name, data, when_to_run) "
+                         "VALUES (1, '', 'f', ?, 0)", (b"%06d" % number,))
+    for done in range(1, twins.OWED + 500):
+        database.execute("DELETE FROM gearman_queue WHERE unique_key = '' AND function_name = 'f'")
+        left = [int(data) for data, in database.execute("SELECT data FROM gearman_queue WHERE data NOT NULL ORDER BY data")] \
+            if done % 250 == 0 else None
+        if left is not None:   # in the order of the queue, what is done is what goes
+            assert left == list(range(max(0, done - twins.OWED), twins.OWED + 500))
+    database.execute("DELETE FROM gearman_queue WHERE unique_key = '' AND function_name = 'f'")
+    for table in ("gearman_queue", "gm_twin", "gm_renamed"):
+        assert database.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+    database.close()
+
+
+def test_a_table_of_an_old_gearmand_is_a_store(gm, gearmand):
+    gearmand.stop()
+    query(gearmand.store, "DROP TABLE gearman_queue")
+    query(gearmand.store, "CREATE TABLE gearman_queue (unique_key TEXT, function_name TEXT, priority INTEGER, data BLOB, "
+                          "PRIMARY KEY (unique_key, function_name))")
+    gearmand.start()
+    submit(gm, gearmand, "f", b"x")
+    assert payloads(gearmand.store) == [b"x"]
+
+
+def test_a_database_of_something_else_is_no_store(gm, gearmand):
+    gm("gm-work", "--until-empty", "f", "--", "cat")
+    before = Path(gm.env["GM_QUARANTINE"]).read_bytes()
+    error = refused(gm, f"--store={gm.env['GM_QUARANTINE']}", f"--port={free_port()}", status=111)
+    assert b"a database of something else" in error and Path(gm.env["GM_QUARANTINE"]).read_bytes() == before
+
+
+def test_a_hard_link_to_a_running_store_is_refused(gm, gearmand, tmp_path):
+    os.link(gearmand.store, tmp_path / "link.db")
+    error = refused(gm, f"--store={tmp_path}/link.db", f"--port={free_port()}", status=111)
+    assert b"in use by another gm-server" in error
+
+
+def test_files_made_in_a_shared_directory_belong_to_its_group(gm, new_gearmand, tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    group = next(iter(set(os.getgroups()) - {os.getegid()}), os.getegid()) if os.geteuid() else 1
+    os.chown(shared, -1, group)
+    shared.chmod(0o2770)
+    old = os.umask(0o077)
+    try:
+        server = new_gearmand("shared/s.db")
+    finally:
+        os.umask(old)
+    submit(gm, server, "f", b"x")
+    for end in ("", "-wal", "-shm", ".lock"):
+        stat_of = os.stat(f"{server.store}{end}")
+        assert (stat.S_IMODE(stat_of.st_mode), stat_of.st_gid) == (0o660, group)

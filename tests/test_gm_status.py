@@ -3,45 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
-import sqlite3
 import time
 
 import pytest
 from conftest import free_port, until
-from test_gm_dead import die, terminal  # noqa: F401  die is a fixture
-from test_wire import fake  # noqa: F401  a fixture
-
-HOSTILE = "tab\there é \x1b[31m\"q\\|"
+from helpers import HOSTILE, answering, make_job_older, silent, terminal
+from helpers import status_of as of
 
 
-def of(gm, function, *options, status=0):
-    return next((record for record in gm("gm-status", *options, status=status).records
-                 if record["function"] == function), None)
-
-
-def answering(fake, rows: bytes, workers: bytes = b""):  # noqa: F811
-    """A server whose status is these lines."""
-    def serve(connection):
-        asked = b""
-        while True:
-            chunk = connection.recv(1000)
-            if not chunk:
-                return
-            asked += chunk
-            *lines, asked = asked.split(b"\n")
-            for line in lines:
-                answer = {b"status": rows, b"prioritystatus": re.sub(rb"(?m)$(?=\n)", b"\t0", rows), b"workers": workers}
-                connection.sendall(answer[line] + b".\n" if line in answer else b"OK 1.1.20\n")
-    return str(fake(serve).server)
-
-
-def silent(fake):  # noqa: F811
-    """A server that accepts and never answers."""
-    return str(fake(lambda connection: connection.recv(1) and time.sleep(60)).server)
-
-
-def test_counts_of_a_function(gm, gearmand, die, tmp_path):  # noqa: F811
+def test_counts_of_a_function(gm, gearmand, die, tmp_path):
     die("n", b"1\n2\n")
     die("n", b"3\n", "exit 1", "--tries=2", "--delay=1h")
     gm("gm-submit", "-q", "n", input=b"".join(b"%d\n" % n for n in range(1000)))
@@ -75,7 +45,7 @@ def test_a_server_that_is_down_is_said_and_the_others_shown(gm, gearmand):
     gm("gm-status", "-s", "127.0.0.1:1", status=111)
 
 
-def test_several_servers_summed_and_one_by_one(gm, gearmand, new_gearmand, die):  # noqa: F811
+def test_several_servers_summed_and_one_by_one(gm, gearmand, new_gearmand, die):
     die("f", b"1\n")
     other = new_gearmand(None)
     both = f"{gearmand.server},{other.server}"
@@ -113,7 +83,7 @@ def test_function_names_of_any_kind(gm, gearmand):
     assert b"\\xff" in gm("gm-status", "--table").out
 
 
-def test_ten_thousand_functions(gm, fake):  # noqa: F811
+def test_ten_thousand_functions(gm, fake):
     rows = b"".join(b"a function name that is as long as they get, in some houses, number %05d of 10000\t%d\t0\t0\n" % (n, n % 2)
                     for n in range(10000))
     rows += b"a" * 400000 + b"\t1\t0\t0\n"
@@ -125,7 +95,7 @@ def test_ten_thousand_functions(gm, fake):  # noqa: F811
     assert len(table) == 10002 and b"no worker" in table[1] and b"no worker" not in table[-1]
 
 
-def test_running_below_zero_is_shown_as_it_is(gm, fake):  # noqa: F811
+def test_running_below_zero_is_shown_as_it_is(gm, fake):
     server = answering(fake, b"f\t2\t-1\t3\ng\t0\t0\t0\n")
     record = of(gm, "f", "-s", server)
     assert (record["running"], record["waiting"], record["trouble"]) == (-1, 2, "running below zero")
@@ -139,30 +109,29 @@ def test_workers_in_trouble_stand_out(gm, gearmand):
         gm("gm-submit", "-q", name, input=b"1\n")
         gm.start("gm-work", name, "--", "sleep", "1000")
     until(lambda: len([r for r in gm("gm-status", "--workers").records if r.get("handle")]) == 2)
-    with sqlite3.connect(gm.env["GM_QUARANTINE"]) as db:
-        db.execute("UPDATE start SET started = started - 3600 * 4 WHERE function = 'hung'")
+    make_job_older(gm, "hung", 3600 * 4)
     first, *others = terminal(gm, "gm-status", "--workers").splitlines()[1:]
     assert first.startswith("\x1b[1;31mfile ") and "a job runs for 4h" in first
     assert len(others) >= 3 and not any(line.startswith("\x1b") for line in others)
 
 
-def test_client_ids_with_spaces(gm, fake):  # noqa: F811
+def test_client_ids_with_spaces(gm, fake):
     server = answering(fake, b"", "30 127.0.0.1 a client é : with colons : f g\n31 ::1 - :\n".encode())
     record, = gm("gm-status", "--workers", "-s", server).records
     assert (record["client"], record["functions"], record["ip"]) == ("a client é : with colons", ["f", "g"], "127.0.0.1")
 
 
 @pytest.mark.parametrize("options", [(), ("--by-server",), ("--workers",), ("--prometheus",)])
-def test_silent_servers_are_given_up_all_at_once(gm, gearmand, fake, options):  # noqa: F811
+def test_silent_servers_are_given_up_all_at_once(gm, gearmand, fake, options):
     gm("gm-submit", "-q", "f", input=b"x\n")
     mute = [silent(fake) for _ in range(20)]
     result = gm("gm-status", *options, "-s", ",".join([*mute, gearmand.server]), env={"GM_TIMEOUT": "0.5"}, status=1)
-    assert [line for line in result.err.decode().splitlines()] == [f"gm-status: {name}: no answer in 0.5 s" for name in mute]
+    assert result.err.decode().splitlines()[1:] == [f"gm-status: {name}: no answer in 0.5 s" for name in mute]
     assert b'"f"' in result.out or options == ("--workers",)
     gm("gm-status", *options, "-s", mute[0], env={"GM_TIMEOUT": "0.5"}, status=111)
 
 
-def test_a_server_that_dribbles_is_given_up(gm, fake):  # noqa: F811
+def test_a_server_that_dribbles_is_given_up(gm, fake):
     def dribble(connection):
         for _ in range(600):
             connection.sendall(b"f")
@@ -184,7 +153,7 @@ def samples(text: bytes) -> dict:
     return found
 
 
-def test_prometheus_text_is_valid_and_whole(gm, gearmand, die, fake):  # noqa: F811
+def test_prometheus_text_is_valid_and_whole(gm, gearmand, die, fake):
     die("f", b"1\n")
     gm("gm-submit", "-q", HOSTILE, input=b"x\ny\n")
     gm("gm-submit", "-q", input=json.dumps({"function_b64": "/w==", "data": "x", "priority": "low"}).encode() + b"\n")
@@ -205,10 +174,10 @@ def test_prometheus_text_without_any_server(gm):
     assert found == {("gearmang_up", ("server", gm.env["GM_SERVERS"])): 0}
 
 
-def test_what_is_stuck_stands_out_on_a_terminal(gm, gearmand, die):  # noqa: F811
+def test_what_is_stuck_stands_out_on_a_terminal(gm, gearmand, die):
     die("broken", b"1\n")
     die("late", b"1\n", "exit 1", "--tries=2", "--delay=1h")
-    with sqlite3.connect(gm.env["GM_QUARANTINE"]) as db:
+    with gm.database() as db:
         db.execute("UPDATE job SET due = 1, servers = 'elsewhere:4730' WHERE state = 'delayed'")
         db.execute("UPDATE job SET last_failed = last_failed - 3600 * 50 WHERE state = 'dead'")
     for name in ("a-fine", "z-fine", "unmanned", "hung"):
@@ -216,14 +185,20 @@ def test_what_is_stuck_stands_out_on_a_terminal(gm, gearmand, die):  # noqa: F81
     for name in ("a-fine", "z-fine", "hung"):
         gm.start("gm-work", name, "--", "sleep", "1000")
         until(lambda: of(gm, name)["running"] == 1)
-    with sqlite3.connect(gm.env["GM_QUARANTINE"]) as db:
+    with gm.database() as db:
         until(lambda: db.execute("SELECT count(*) FROM start").fetchone()[0] == 3)
-        db.execute("UPDATE start SET started = started - 3600 * 4 WHERE function = 'hung'")
+    make_job_older(gm, "hung", 3600 * 4)
     lines = terminal(gm, "gm-status").splitlines()
-    marked = {line.split()[0].removeprefix("\x1b[1;31m"): line for line in lines if line.startswith("\x1b[1;31m")}
+    entries = "\n".join(lines).replace("\x1b[1;31m    ", "    ").split("\n")   # what is wrong may have a line of its own
+    marked = {}
+    for line in entries:
+        if line.startswith("\x1b[1;31m"):
+            marked[line.split()[0].removeprefix("\x1b[1;31m")] = line
+        elif line.startswith("    ") and line.endswith("\x1b[m"):
+            marked[list(marked)[-1]] += line
     assert list(marked) == ["broken", "hung", "late", "unmanned"]
-    assert all(line.endswith("\x1b[m") for line in marked.values())
-    assert [line.split()[0] for line in lines[5:]] == ["a-fine", "z-fine"] and lines[0].split()[0] == "function"
+    assert [line.split()[0] for line in lines if line and "fine" in line.split()[0]] == ["a-fine", "z-fine"]
+    assert not any(line.startswith("\x1b") for line in lines[-2:]) and lines[0].split()[0] == "function"
     for name, trouble in (("broken", "1 dead, the oldest for 2d"), ("hung", "a job runs for 4h"),
                           ("late", "1 overdue"), ("unmanned", "no worker")):
         assert trouble in marked[name]
@@ -236,8 +211,70 @@ def test_only_one_view_at_a_time(gm):
     assert b"--by-server and --workers: only one" in gm("gm-status", "--workers", "--by-server", status=2).err
 
 
-def test_what_no_server_could_tell_is_null_and_not_0(gm, gearmand, die):  # noqa: F811
+def test_what_no_server_could_tell_is_null_and_not_0(gm, gearmand, die):
     die("f", b"x\n")
     record, = gm("gm-status", "-s", "127.0.0.1:1", status=111).records
     assert record["waiting"] is record["running"] is record["workers"] is record["high"] is None and record["dead"] == 1
     assert record["trouble"].startswith("no server can be reached; ")
+
+
+def test_functions_by_glob_and_only_busy_ones(gm, fake, die):
+    die("dead", b"1\n")
+    server = answering(fake, b"idle\t0\t0\t3\nwaiting\t2\t0\t1\nrunning\t1\t1\t1\nlonely\t1\t0\t0\n")
+    names = [record["function"] for record in gm("gm-status", "-s", server).records]
+    assert names == ["dead", "idle", "lonely", "running", "waiting"]
+    assert [record["function"] for record in gm("gm-status", "--busy", "-s", server).records] == [
+        name for name in names if name != "idle"]
+    for options in ((), ("--by-server",), ("--workers",)):
+        found = gm("gm-status", *options, "-f", "*ing", "-s", server).records
+        assert {record["function"] for record in found} == ({"running", "waiting"} if options != ("--workers",) else set())
+    text = gm("gm-status", "--prometheus", "-f", "dead", "-s", server).out
+    assert b'gearmang_dead_jobs{function="dead"} 1' in text and b"waiting_jobs{" not in text
+    assert b"--busy and --workers: only one" in gm("gm-status", "--busy", "--workers", status=2).err
+
+
+def test_workers_by_glob(gm, gearmand):
+    for name in ("one", "other"):
+        gm.start("gm-work", name, "--", "cat")
+    until(lambda: {b"one", b"other"} <= set(gearmand.status()))
+    until(lambda: {(record["source"], record.get("function") or record["functions"][0])
+                   for record in gm("gm-status", "--workers", "-f", "on?").records} == {("gearmand", "one"), ("file", "one")})
+
+
+def test_a_quarantine_file_that_was_named_and_is_not_there_is_said(gm, fake):
+    server = answering(fake, b"f\t1\t0\t1\n")
+    result = gm("gm-status", "-s", server, env={"GM_QUARANTINE": "/nowhere/q.db"})
+    assert result.err.count(b"\n") == 1 and b"/nowhere/q.db: no such file: " in result.err and result.records
+    result = gm("gm-status", "-s", server, "--quarantine=/nowhere/q.db", status=1)
+    assert result.err.count(b"\n") == 1 and b"/nowhere/q.db: no such file: " in result.err and result.records
+    env = {"GM_QUARANTINE": None, "XDG_STATE_HOME": str(gm.home)}
+    assert gm("gm-status", "-s", server, env=env).err == b""   # nothing was quarantined yet
+
+
+def test_thirty_idle_functions_hide_none_in_trouble(gm, fake):
+    rows = b"".join(b"idle-%02d\t0\t0\t1\n" % n for n in range(30)) + b"z-stuck\t1\t0\t0\nz-busy\t1\t1\t1\n"
+    server = answering(fake, rows)
+    shown = terminal(gm, "gm-status", "-s", server)
+    lines = [line for line in shown.splitlines() if "quarantine.db" not in line]
+    assert len(lines) == 4 and "z-stuck" in shown and "z-busy" in shown
+    assert "30 idle functions are not shown: gm-status -f '*' shows all" in shown
+    assert "idle-29" in terminal(gm, "gm-status", "-s", server, "-f", "*")
+    assert len(gm("gm-status", "--table", "-s", server).out.splitlines()) == 33
+
+
+def test_no_sample_is_there_twice(gm, fake):
+    """Names that read alike, or that a server lists twice."""
+    server = answering(fake, b"\xff\t1\t0\t1\n\\xff\t2\t0\t1\nf\t1\t0\t1\nf\t2\t0\t1\n")
+    found = samples(gm("gm-status", "--prometheus", "-s", server).out)
+    assert found["gearmang_waiting_jobs", ("function", "\\xff"), ("server", server)] == 3
+    assert found["gearmang_waiting_jobs", ("function", "f"), ("server", server)] == 3
+
+
+def test_priorities_of_a_server_that_counts_to_one_are_null(gm, fake):
+    """As gearmand up to 1.1.19: what it cannot tell is null, and what it can is kept."""
+    server = answering(fake, b"many\t5\t0\t1\none\t1\t0\t1\nnone\t0\t0\t1\n",
+                       priorities=b"many\t0\t1\t1\t1\none\t0\t1\t0\t1\nnone\t0\t0\t0\t1\n")
+    found = {record["function"]: [record[name] for name in ("high", "normal", "low")]
+             for record in gm("gm-status", "-s", server).records}
+    assert found == {"many": [None] * 3, "one": [0, 1, 0], "none": [0, 0, 0]}
+    assert b'queued_jobs{server="%s",function="many"' % server.encode() not in gm("gm-status", "--prometheus", "-s", server).out

@@ -8,7 +8,6 @@ import os
 import pty
 import select
 import signal
-import sqlite3
 import struct
 import subprocess
 import termios
@@ -58,7 +57,7 @@ def test_a_file_that_cannot_be_read_is_reported_and_the_others_submitted(gm, gea
 def test_records_give_function_unique_priority_and_data(gm, gearmand):
     records = [{"function": "f", "data": "low", "priority": "low"}, {"function": "f", "data": "é", "unique": "mine"},
                {"function": "f", "data_b64": "/wA=", "priority": "high", "unique_b64": "/w==", "other": [1]},
-               {"function": "g", "data": "x", "priority": None, "id": None}]
+               {"function": "g", "data": "x", "id": None}]
     result = gm(SUBMIT, input="\n".join(map(json.dumps, records)).encode() + b"\n\n")
     assert [record["function"] for record in result.records] == ["f", "f", "f", "g"]
     assert result.records[1]["unique"] == "mine" and result.records[2]["unique_b64"] == "/w=="
@@ -75,22 +74,26 @@ def test_its_own_output_with_data_is_its_input(gm, gearmand):
 
 
 @pytest.mark.parametrize("line, says", [
-    (b"nonsense", b"stdin:1: not JSON: "), (b"[1]", b"stdin:1: not a JSON object"), (b"{\"data\":\"x\"}", b"stdin:1: no function"),
+    (b"nonsense", b"stdin:1: not JSON: "), (b"[1]", b"stdin:1: not a JSON object"), (b'{"data":"x"}', b"stdin:1: no function"),
     (b'{"function":"f"}', b"stdin:1: no data"), (b'{"function":"f","data":1}', b"stdin:1: data is not a string"),
     (b'{"function":"f","data":"x","data_b64":"eA=="}', b"stdin:1: both data and data_b64"),
     (b'{"function":"f","data_b64":"!"}', b"stdin:1: data_b64 is not base64"),
-    (b'{"function":"f\\u0000","data":"x"}', b"stdin:1: function holds a NUL or a newline"),
-    (b'{"function":"f\\n","data":"x"}', b"stdin:1: function holds a NUL or a newline"),
+    (b'{"function":"f\\u0000","data":"x"}', b"stdin:1: function holds a NUL"),
+    (b'{"function":"f\\n","data":"x"}', b"stdin:1: function holds a newline"),
     (b'{"function":"","data":"x"}', b"stdin:1: no function"),
     (b'{"function":"f","data":""}', b"stdin:1: empty payload: "),
     (b'{"function":"f","data":"x","unique":"' + b"u" * 64 + b'"}', b"stdin:1: unique of 64 bytes: 1 to 63"),
     (b'{"function":"f","data":"x","unique":""}', b"stdin:1: unique of 0 bytes: 1 to 63"),
-    (b'{"function":"f","data":"x","unique":"a~w"}', b"stdin:1: unique ends in ~w"),
+    (b'{"function":"f","data":"x","priority":null}', b"stdin:1: priority is not a string"),
+    (b'{"function":"f","data":null}', b"stdin:1: data is not a string"),
+    (b'{"function":"f","data":5}', b"stdin:1: data is not a string"),
+    (b'{"function":"f","data":"x","unique":null}', b"stdin:1: unique is not a string"),
     (b'{"function":"f","data":"x","priority":"urgent"}', b"stdin:1: priority is not one of high, normal, low"),
     (b'{"function":"f","data":"x","id":17}', b"stdin:1: job 17 is quarantined: use gm-requeue, or delete .id to submit a copy"),
     (b"\xff\xfe", b"stdin:1: not JSON: "), (b"[" * 100000, b"stdin:1: not JSON: "),
     (b'{"function":"f","data":NaN}', b"stdin:1: not JSON: NaN is not a JSON number"),
-    (b'{"function":"f","data":"\\ud800"}', b"stdin:1: data holds a lone surrogate")], ids=lambda each: each[:40].decode("latin-1"))
+    (b'{"function":"f","data":"\\ud800"}', b"stdin:1: data holds a lone surrogate")],
+    ids=lambda each: each[:40].decode("latin-1"))
 def test_a_bad_record_is_reported_skipped_and_remembered(gm, gearmand, line, says):
     result = gm(SUBMIT, input=line + b'\n{"function":"f","data":"good"}\n', status=1)
     assert result.err.startswith(b"gm-submit: " + says) and result.err.count(b"\n") == 1
@@ -120,8 +123,9 @@ def test_strict_stops_at_the_first_bad_line_and_what_was_accepted_stays(gm, gear
     (["--unique=x"], b"--unique: a record has its own: set .unique"), (["--unique=" + "u" * 64, "f"], b"unique of 64 bytes"),
     (["--unique=x", "--unique-data", "f"], b"--unique and --unique-data: only one of them"),
     (["--unique=x", "f", "a", "b"], b"--unique: names one job, and there are several files"),
-    (["a\nb"], b"function holds a NUL or a newline"), (["f" * 513], b"function of 513 bytes: at most 512"),
-    (["-s", "h:0", "f"], b"server list: 'h:0' is not host[:port], [v6]:port or tls://host:port"), (["-s"], b"-s: a value is missing"),
+    (["a\nb"], b"function holds a newline"), (["f" * 513], b"function of 513 bytes: at most 512"),
+    (["-s", "h:0", "f"], b"server list: 'h:0' is not host[:port], [v6]:port or tls://host:port"),
+    (["-s"], b"-s: a value is missing"),
     (["--", "-f"], b"FUNCTION: begins with -: '-f'")], ids=str)
 def test_misuse_is_one_line_and_status_2(gm, args, says):
     result = gm(SUBMIT, *args, input=b"x\n", status=2)
@@ -208,6 +212,7 @@ def test_wait_prints_results_as_they_finish(gm, gearmand):
     assert result.records[0]["result_b64"] == "c2xlcHQgMP8=" and result.records[0]["duration"] < result.records[1]["duration"]
 
 
+@pytest.mark.slow
 def test_wait_says_that_nobody_works_and_goes_on_when_somebody_does(gm, gearmand, new_gearmand):
     both = [gearmand, new_gearmand("b.db")]
     client = gm.start(SUBMIT, "--wait", "-s", ",".join(server.server for server in both), "w", stdin=subprocess.PIPE)
@@ -296,9 +301,8 @@ def test_a_server_that_refuses_a_job_is_reported_by_line(gm, new_gearmand):
     server = new_gearmand("store.db")
     gm.env["GM_SERVERS"] = server.server
     gm(SUBMIT, "-q", "f", input=b"x\n")
-    with sqlite3.connect(server.store) as db:
+    with gm.database(server.store) as db:
         db.execute("DROP TABLE gearman_queue")
-    db.close()
     result = gm(SUBMIT, "f", input=b"1\n2\n", status=1)
     assert [line.split(b": ")[1:4] for line in result.err.splitlines()] == [
         [b"stdin:%d" % number, b"the server refused it", b"QUEUE_ERROR"] for number in (1, 2)]
@@ -312,9 +316,8 @@ def test_strict_ends_where_the_server_refuses_a_job(gm, new_gearmand):
     process.stdin.write(b"x\n")
     process.stdin.flush()
     assert b'"handle"' in process.stdout.readline()
-    with sqlite3.connect(server.store) as db:
+    with gm.database(server.store) as db:
         db.execute("DROP TABLE gearman_queue")
-    db.close()
     process.stdin.write(b"y\nz\n")
     process.stdin.flush()
     assert process.stdout.read() == b"" and process.wait(20) == 1
@@ -330,7 +333,7 @@ def test_memory_does_not_grow_with_the_input(gm, memory_gearmand):
     assert many < 40 << 10 and many < few + (6 << 10)
 
 
-@pytest.mark.parametrize("quiet, shows", [(["-q"], True), ([], False)])
+@pytest.mark.parametrize("quiet, shows", [(["-q"], True), ([], True), (["--json"], False)])
 def test_progress_on_a_terminal_where_no_records_are_in_its_way(gm, gearmand, quiet, shows):
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))

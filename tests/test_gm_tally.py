@@ -12,8 +12,9 @@ import subprocess
 import numpy
 import pytest
 from conftest import ROOT, until
-from test_gm_dead import terminal
-from test_gm_syslog import lines
+from helpers import lines, terminal
+
+pytestmark = pytest.mark.slow
 
 HOUR = "2026-11-25T07:{:02d}:{:02d}Z"
 
@@ -29,7 +30,8 @@ def at(second: int) -> str:
 def test_quantiles_are_within_a_hundredth(gm, draw):
     die = random.Random(7)
     values = [draw(die) for _ in range(20000)]
-    given = lines(*({"duration": value, "extra": {"size": value, "deep": {"er": value}, "flag": True, "name": "x"}} for value in values))
+    given = lines(*({"duration": value, "extra": {"size": value, "deep": {"er": value}, "flag": True, "name": "x"}}
+                    for value in values))
     record, = gm("gm-tally", input=given).records
     assert record["count"] == 20000 and set(record["extra"]) == {"size", "deep.er"}
     for found in (record["duration"], *record["extra"].values()):
@@ -40,7 +42,8 @@ def test_quantiles_are_within_a_hundredth(gm, draw):
 
 
 def test_counts_and_rates_by_function_and_outcome(gm):
-    given = lines(*({"function": f, "event": kind, "time": at(n % 50)} for n in range(500) for f, kind in (("a", "done"), ("b", "dead"))),
+    given = lines(*({"function": f, "event": kind, "time": at(n % 50)}
+                    for n in range(500) for f, kind in (("a", "done"), ("b", "dead"))),
                   {"function": "a", "event": "retry", "duration": None})
     found = {(record["function"], record["event"]): record for record in gm("gm-tally", input=given).records}
     assert list(found) == [("a", "done"), ("a", "retry"), ("b", "dead")]
@@ -70,8 +73,7 @@ def peak(gm, given: bytes) -> int:
     """kB that gm-tally came to hold over this input."""
     path = gm.home / "given"
     path.write_bytes(given)
-    with open(path, "rb") as source:
-        process = gm.start("gm-tally", stdin=source)
+    process = gm.start("gm-tally", stdin=path)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0
@@ -92,12 +94,13 @@ def test_memory_does_not_grow_with_names(gm):
     result = gm("gm-tally", input=names)
     assert result.err.count(b"\n") == 1 and b"over 1000 functions or numbers at a time" in result.err
     assert sum(record["count"] for record in result.records) == 30000
-    assert [record for record in result.records if record["function"] == "(others)"][0]["count"] == 29000
+    assert [record["count"] for record in result.records if record["function"] == "(others)"] == [29000]
 
 
 def test_what_is_no_measurement_is_passed_over(gm):
     given = lines({"duration": "1", "extra": [1, 2]}, {"duration": True, "extra": {"a": None, "b": [3], "duration": 9}},
-                  {"duration": 10 ** 400, "extra": {"c": -1e308}}, {"event": ["x"], "function": {"y": 1}, "time": 7}) + b'{"no":"event"}\n'
+                  {"duration": 10 ** 400, "extra": {"c": -1e308}},
+                  {"event": ["x"], "function": {"y": 1}, "time": 7}) + b'{"no":"event"}\n'
     one, two = sorted(gm("gm-tally", input=given).records, key=lambda record: record["event"])
     assert two["count"] == 3 and two["duration"] is None and list(two["extra"]) == ["extra.duration"]
     assert one["count"] == 1 and "y" in one["function"]
@@ -123,7 +126,8 @@ def test_the_first_interrupt_is_not_the_end(gm):
 
 def test_a_histogram_on_a_terminal(gm):
     values = [0.015] * 100 + [0.03] * 50 + [7.0]
-    (gm.home / "events").write_bytes(lines(*({"duration": value, "function": "a\x1bb", "extra": {"é\x1b": -5}} for value in values)))
+    events = ({"duration": value, "function": "a\x1bb", "extra": {"é\x1b": -5}} for value in values)
+    (gm.home / "events").write_bytes(lines(*events))
     shown = terminal(gm, "bash", "-c", "gm-tally < events")
     assert "\x1b" not in shown
     bars = re.findall(r"(?m)^ +([\d.]+) to ([\d.]+) +(█*) +(\d+)$", shown)
@@ -149,7 +153,8 @@ def test_misuse(gm):
 def test_the_real_pipe_after_gm_work(gm, gearmand):
     gm("gm-submit", "-q", "resize", input=b"640\n320\nbad\n")
     records = gm("bash", "-c", """set -o pipefail
-        gm-work --until-empty --tries=1 resize -- sh -c 'read w; echo "{\\"width\\":$w}" >&3; test $w -gt 0' | gm-tally""").records
+        gm-work --until-empty --tries=1 resize -- sh -c 'read w; echo "{\\"width\\":$w}" >&3; test $w -gt 0' |
+        gm-tally""").records
     assert [(record["event"], record["count"]) for record in records] == [("dead", 1), ("done", 2)]
     assert records[1]["extra"]["width"]["max"] == 640 and records[1]["duration"]["count"] == 2
 

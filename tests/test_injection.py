@@ -10,7 +10,9 @@ import stat
 
 import pytest
 from conftest import until
-from test_gm_dead import terminal
+from helpers import terminal
+
+pytestmark = pytest.mark.slow
 
 ACTS = "\x1b[2J\x1b]0;t\x07\x9b31m\u202e\u2028\x7f\r"   # clears the screen, names the window, colours, turns text around
 SHELL = "$(touch owned)`touch owned`;touch owned|touch owned #'\""
@@ -23,9 +25,9 @@ MARKS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-
 
 
 def harmless(shown: str, *, colour: bool = False) -> str:
-    """shown, where nothing in it acts on a terminal; colour: gm-status and tqdm mark with their own colour."""
+    """shown, which is something, and nothing in it acts on a terminal; colour: gm-status and tqdm mark with their own colour."""
     text = re.sub("\x1b\\[(?:1;31)?m", "", shown) if colour else shown
-    assert not MARKS.search(text), ascii(text)
+    assert text.strip() and not MARKS.search(text), ascii(text)
     return shown
 
 
@@ -42,12 +44,13 @@ def hostile(gm, gearmand):
 
 
 def test_lines_of_programs_are_json_and_byte_exact(gm, hostile, gearmand):
-    for out in (hostile.out, gm("gm-dead").out, gm("gm-history").out, gm("gm-status").out, gm("gm-dead", "--group").out,
+    for out in (hostile.out, gm("gm-dead").out, gm("gm-status").out, gm("gm-dead", "--group").out,
                 gm("gm-salvage", gearmand.store).out):
-        for line in out.splitlines():
-            assert json.loads(line)["function"] == FUNCTION
-    assert [json.loads(line)["data"] for line in gm("gm-dead").out.splitlines()] == [PAYLOAD]
+        assert [json.loads(line)["function"] for line in out.splitlines()] == [FUNCTION]
+    assert [record["data"] for record in gm("gm-dead").records] == [PAYLOAD]
     assert gm("gm-dead", "--data", "1").out == PAYLOAD.encode()
+    for out in (gm("gm-drop", "1").out, gm("gm-history").out):
+        assert [json.loads(line)["function"] for line in out.splitlines()] == [FUNCTION]
 
 
 def test_messages_are_single_harmless_lines(gm, hostile):
@@ -67,24 +70,36 @@ def test_messages_are_single_harmless_lines(gm, hostile):
     harmless(bad.err.decode())
 
 
-@pytest.mark.parametrize("command", [
-    ("gm-dead",), ("gm-dead", "1"), ("gm-dead", "--json"), ("gm-dead", "--json", "1"), ("gm-dead", "--group"),
-    ("gm-dead", "--group", "--json"), ("gm-history",), ("gm-history", "--json"), ("gm-status",), ("gm-status", "--json"),
-    ("gm-status", "--workers"), ("gm-status", "--by-server"), ("gm-status", "--prometheus"), ("gm-reap",),
-    ("gm-salvage", "gearmand.db"), ("gm-salvage", "--check", "gearmand.db"), ("gm-requeue", "1"), ("gm-drop", "1"),
-    ("gm-check", "queue"), ("gm-check", "dead"),
-    ("sh", "-c", "gm-tally <events"), ("sh", "-c", "gm-tally --json <events"), ("sh", "-c", "gm-syslog udp:127.0.0.1:9 <events"),
-    ("sh", "-c", "gm-submit <job"), ("sh", "-c", "gm-bury <dead"),
-    ("gm-work", "--until-empty", "--tries=1", FUNCTION, "--", "sh", "-c", "cat error >&2; exit 1"),
-    ("gm-work", "--until-empty", "--tries=1", "--pipe", FUNCTION, "--", "jq", "-c", "--unbuffered", '{ok:false,error:.data}'),
-    ("gm-collect", "--until-empty")], ids=lambda command: " ".join(command)[:30])
-def test_nothing_acts_on_a_terminal(gm, hostile, command):
+# what is run on a terminal, its exit status, whether it names the function
+FAIL = ("--", "sh", "-c", "cat error >&2; exit 1")
+ON_A_TERMINAL = [
+    ("gm-dead", 0, True), ("gm-dead 1", 0, True), ("gm-dead --json", 0, True), ("gm-dead --json 1", 0, True),
+    ("gm-dead --group", 0, True), ("gm-dead --group --json", 0, True), ("gm-history", 0, True), ("gm-history --json", 0, True),
+    ("gm-status", 0, True), ("gm-status --json", 0, True), ("gm-status --workers", 0, True), ("gm-status --by-server", 0, True),
+    ("gm-status --prometheus", 0, True), ("gm-reap --job-older-than=0", 0, False), ("gm-salvage gearmand.db", 0, True),
+    ("gm-salvage --check gearmand.db", 0, False), ("gm-requeue 1", 0, False), ("gm-drop 1", 0, False),
+    ("gm-check queue", 0, True), ("gm-check dead", 1, True), ("gm-tally <events", 0, True), ("gm-tally --json <events", 0, True),
+    ("gm-syslog ./nobody <events", 1, True), ("gm-submit <job", 0, False), ("gm-bury <dead", 0, False),
+    ("gm-collect --until-empty", 0, True), (("gm-work", "--until-empty", "--tries=1", FUNCTION, *FAIL), 0, True),
+    (("gm-work", "--until-empty", "--tries=1", "--pipe", FUNCTION, "--",
+      "jq", "-c", "--unbuffered", "{ok:false,error:.data}"), 0, True)]
+
+
+@pytest.mark.parametrize("command, status, names", ON_A_TERMINAL, ids=lambda value: str(value)[:30])
+def test_nothing_acts_on_a_terminal(gm, hostile, gearmand, command, status, names):
     (gm.home / "events").write_bytes(hostile.out)
     (gm.home / "dead").write_bytes(gm("gm-dead").out)
     (gm.home / "job").write_bytes(json.dumps({"function": FUNCTION, "unique": UNIQUE + "2", "data": PAYLOAD}).encode())
-    if command[0] == "gm-collect":
-        gm("gm-work", "--until-empty", "--tries=1", "--via=gearmang", "-q", FUNCTION, "--", "sh", "-c", "cat error >&2; exit 1")
-    harmless(terminal(gm, *command), colour=command[0] == "gm-status")
+    if command[:7] in ("gm-hist", "gm-bury"):
+        gm("gm-drop", "-q", "1")
+    elif command == "gm-collect --until-empty":
+        gm("gm-work", "--until-empty", "--tries=1", "--via=gearmang", "-q", FUNCTION, *FAIL)
+    elif "--workers" in command or "--job-older-than=0" in command:
+        gm.start("gm-work", "-q", FUNCTION, "--", "sleep", "1000")
+        until(lambda: gearmand.status()[FUNCTION.encode()][1] == 1 and gm("gm-reap", "--job-older-than=0").out)
+    args = ("sh", "-c", command) if isinstance(command, str) else command
+    shown = harmless(terminal(gm, *args, status=status), colour=command[:9] == "gm-status")
+    assert not names or re.search(r"f\\(x|u00)1b\[2", shown), shown
 
 
 def test_a_line_for_each_thing_in_what_monitors_read(gm, hostile):
@@ -119,13 +134,11 @@ def test_a_syslog_message_cannot_be_forged(gm, hostile):
 def test_modes_whatever_the_umask(gm, gearmand, umask):
     """Payloads may be secret: files are the owner's alone."""
     os.makedirs(gm.home / "own", 0o700)
-    script = (f"umask {umask:o}; gm-work --until-empty --quarantine=own/q.db f -- true;"
-              "gm-dead --quarantine=own/q.db; true")
-    gm("sh", "-c", script)
+    gm("sh", "-ec", f"umask {umask:o}; gm-work --until-empty --quarantine=own/q.db f -- true; gm-dead --quarantine=own/q.db")
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (gm.home / "own").iterdir()}
     assert modes and set(modes.values()) == {0o600}, modes
-    process = gm.start("sh", "-c", f"umask {umask:o}; exec gm-server --store=own/s.db --port={gearmand.port}")   # the port is taken
-    process.wait(20)
+    taken = f"--port={gearmand.port}"   # so that it ends
+    assert gm.start("sh", "-c", f"umask {umask:o}; exec gm-server --store=own/s.db {taken}").wait(20)
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in (gm.home / "own").iterdir())
 
 
@@ -141,7 +154,7 @@ def test_a_symlink_in_place_of_a_new_file_is_not_followed(gm, gearmand):
     """In a folder that others may write, it could make us write where it points."""
     aim = gm.home / "aim"
     (gm.home / "q.db").symlink_to(aim)
-    gm("gm-work", "--until-empty", "--quarantine=q.db", "f", "--", "true", status=None)
+    gm("gm-work", "--until-empty", "--quarantine=q.db", "f", "--", "true", status=111)
     (gm.home / "r.db-alive").symlink_to(aim)
     worker = gm.start("gm-work", "--until-empty", "--quarantine=r.db", "f", "--", "true")
     until(lambda: b"symbolic link" in worker.err_path.read_bytes())

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -29,14 +30,19 @@ def checkout(tmp_path):
     return copy
 
 
-def install(venv: Path, *args) -> None:
-    """pip install into a new environment, with the machine's own settings of pip."""
+def pip(venv: Path, *args, **options) -> None:
+    """pip install into an environment, a new one where there is none, with the machine's own settings of pip."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    pip = [venv / "bin/python3", "-m", "pip", "install", "-q", *args]
-    for command in ([sys.executable, "-m", "venv", venv], pip):
+    make = [] if venv.exists() else [[sys.executable, "-m", "venv", venv]]
+    for command in [*make, [venv / "bin/python3", "-m", "pip", "install", "-q", *args]]:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env=environment,
-                              cwd=venv.parent)
+                              cwd=venv.parent, **options)
         assert done.returncode == 0, done.stderr.decode()
+
+
+def there(folder: Path) -> set[Path]:
+    """Every file and folder in it."""
+    return set(folder.rglob("*"))
 
 
 def check_tools(gm, venv: Path) -> None:
@@ -49,13 +55,32 @@ def check_tools(gm, venv: Path) -> None:
     assert result.err.startswith(b"gm-submit: ") and b"cannot import" not in result.err
 
 
-@pytest.mark.slow
+@pytest.mark.slow(20)
 def test_pip_install(gm, checkout, tmp_path):
-    venv = tmp_path / "venv"
-    install(venv, str(checkout))
+    """Twice from one checkout, in which nothing is built, into environments of which one has a blank in its path."""
+    stale = checkout / "build/lib/libgm/left_over.py"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    before = there(checkout)
+    for venv in (tmp_path / "venv", tmp_path / "another venv"):
+        pip(venv, str(checkout))
+        check_tools(gm, venv)
+        check_share(gm, venv / "share")
+        assert list(venv.rglob("gm-dead.1")) and not list(venv.rglob("left_over.py"))
+    assert there(checkout) == before
     shutil.rmtree(checkout)
     check_tools(gm, venv)
-    check_share(gm, venv / "share")
+    assert advice(gm, venv / "bin/gm-submit", tmp_path / "without", "python3_gearman") == \
+        f"'{venv}/bin/python3' -m pip install python3-gearman"
+
+
+def advice(gm, tool: Path, folder: Path, module: str, library: Path | None = None) -> str:
+    """What a tool says where a module cannot be imported: a new folder has one that raises, library the others."""
+    folder.mkdir()
+    (folder / f"{module}.py").write_text(f"raise ModuleNotFoundError(name={module!r})\n")
+    env = {"PYTHONPATH": ":".join(str(path) for path in (folder, library) if path), "PATH": "/usr/bin:/bin"}
+    result = gm(tool, *(["f"] if tool.name == "gm-submit" else []), env=env, input=b"x\n", status=1)
+    return result.err.decode().strip().partition(f"{tool.name}: cannot import {module}: ")[2]
 
 
 def check_share(gm, share: Path) -> None:
@@ -71,13 +96,94 @@ def check_share(gm, share: Path) -> None:
         assert gm("fish", "--no-config", "-c", script, share / "fish/vendor_completions.d").out.startswith(b"--version")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(20)
 def test_pip_install_editable(gm, checkout, tmp_path):
-    venv = tmp_path / "venv"
-    install(venv, "-e", str(checkout))
+    venv = tmp_path / "a venv"
+    pip(venv, "-e", str(checkout))
     check_tools(gm, venv)
     (checkout / "libgm/__init__.py").write_text('__version__ = "9.9.9"\n')
     assert gm(venv / "bin/gm-dead", "--version").out == b"gm-dead 9.9.9\n"
+
+
+@pytest.mark.slow
+def test_make_venv_in_a_path_with_a_blank(gm, checkout, tmp_path):
+    """As README says: make venv && . .venv/bin/activate."""
+    copy = checkout.rename(tmp_path / "a checkout")
+    gm("make", "-s", "venv", cwd=copy, env={"HOME": os.environ.get("HOME")}, timeout=170)   # whose pip is set up
+    check_tools(gm, copy / ".venv")
+    shown = gm("bash", "-c", ". .venv/bin/activate && gm-dead --version && gm-submit f </dev/null", cwd=copy)
+    assert shown.out.startswith(b"gm-dead ")
+
+
+@pytest.fixture
+def stranger():
+    """Runs a command as somebody who is not root and has no rights over other users' files."""
+    if os.geteuid():
+        return []
+    return ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]
+
+
+@pytest.fixture
+def public(checkout):
+    """A checkout that everybody can read, which tmp_path is not."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield Path(shutil.copytree(checkout, folder / "checkout", symlinks=True))
+    shutil.rmtree(folder)
+
+
+def refused(gm, *command, **options) -> str:
+    """What a command that fails says, in one line; make itself adds others."""
+    result = gm(*command, status=None, **options)
+    said = [line for line in result.err.decode().splitlines() if not re.match(r"make(\[\d+\])?: ", line)]
+    assert result.status and result.out == b"" and len(said) == 1, result
+    return said[0]
+
+
+def test_a_checkout_that_cannot_be_written_to_is_told(gm, public, stranger):
+    before = there(public)
+    public.chmod(0o555)
+    said = refused(gm, *stranger, "make", "-s", "venv", cwd=public)
+    assert said == f"setup: {public}: cannot write here: copy the checkout and run make in the copy"
+    public.chmod(0o755)
+    assert there(public) == before
+
+
+@pytest.mark.parametrize("target", ["venv", "demo", "check", "deb"])
+def test_a_folder_for_temporary_files_that_is_not_there_is_told(gm, checkout, target):
+    said = refused(gm, "make", "-s", target, cwd=checkout, env={"TMPDIR": "/nowhere"})
+    assert said == "setup: /nowhere: cannot make temporary files here: set TMPDIR to another folder"
+
+
+def test_a_folder_for_temporary_files_without_programs_is_told(gm, checkout, tmp_path):
+    """One that is mounted noexec."""
+    (tmp_path / "temporary").mkdir()
+    alone = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
+    script = 'mount -t tmpfs -o noexec none "$TMPDIR" && exec make -s venv'
+    said = refused(gm, *alone, "sh", "-c", script, cwd=checkout, env={"TMPDIR": str(tmp_path / "temporary")})
+    assert said.endswith("temporary: programs cannot be run here (mounted noexec?): set TMPDIR to another folder")
+
+
+def test_root_leaves_nothing_of_its_own_in_another_users_checkout(gm, public):
+    if os.geteuid() == 0:
+        for path in [public, *there(public)]:
+            os.chown(path, 65534, 65534, follow_symlinks=False)
+    gm(public / ".ci/as-owner", "mkdir", "made", cwd=public)
+    assert (public / "made").stat().st_uid == public.stat().st_uid
+    assert gm(public / ".ci/as-owner", "sh", "-c", "exit 7", cwd=public, status=7).err == b""
+
+
+def test_without_python3_venv_it_alone_is_asked_for(gm, checkout, tmp_path):
+    """Not what is optional; and no target is named but the one that was asked for."""
+    python = tmp_path / "python3"
+    python.write_text("#!/bin/sh\nexit 1\n")   # cannot import ensurepip
+    python.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    (tmp_path / "apt-get").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "apt-get").chmod(0o755)
+    for target in ("venv", "demo"):
+        said = gm("make", "-s", target, cwd=checkout, env=environment, status=2).err.decode().splitlines()
+        assert "setup: not here, and needed: apt-get install python3-venv" in said
 
 
 def test_tools_run_from_a_checkout(gm, tmp_path):
@@ -89,18 +195,36 @@ def test_tools_run_from_a_checkout(gm, tmp_path):
             assert b"Usage:" in gm(path, "--help").out
 
 
-@pytest.mark.slow
+@pytest.mark.slow(10)
 def test_make_install_and_uninstall(gm, checkout, tmp_path):
-    place = tmp_path / "place"
+    """Also where the umask is 077: others can use it."""
+    place = tmp_path / "a place"
     for where, prefix in ((["DESTDIR=" + str(place), "PREFIX=/usr"], place / "usr"),
                           (["PREFIX=" + str(place)], place)):
-        gm("make", "-s", "-C", checkout, "install", f"PYTHON={sys.executable}", *where)
+        shutil.rmtree(place, ignore_errors=True)
+        script = 'umask 077 && exec make -s install "$@"'
+        gm("sh", "-c", script, "sh", f"PYTHON={sys.executable}", *where, cwd=checkout)
+        assert [path for path in [place, *there(place)] if path.stat().st_mode & 0o044 != 0o044] == []
         for tool in TOOLS:
             result = gm(prefix / "bin" / tool, "--help", env={"PATH": "/nowhere"})
             assert b"Usage: " + tool.encode() in result.out
         check_share(gm, prefix / "share")
+        assert {"README", "HACKING", "NEWS", "LICENSE"} <= {path.name for path in (prefix / "share/doc/gearmang").iterdir()}
         gm("make", "-s", "-C", checkout, "uninstall", *where)
         assert [path for path in place.rglob("*") if not path.is_dir()] == []
+
+
+def test_make_install_is_refused_where_the_tools_would_not_start(gm, checkout, tmp_path):
+    python = tmp_path / "python3"
+    python.write_text("#!/bin/sh\nexit 1\n")   # cannot import docopt
+    python.chmod(0o755)
+    place = tmp_path / "place"
+    said = refused(gm, "make", "-s", "install", f"PREFIX={place}", cwd=checkout, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
+    assert said.startswith("make install: python3: cannot import docopt, python3_gearman, tabulate and tqdm: give PYTHON=")
+    for name in ("python3", "/a b/python3"):
+        said = refused(gm, "make", "-s", "install", f"PREFIX={place}", f"PYTHON={name}", cwd=checkout)
+        assert said.startswith(f"make install: PYTHON={name}: give an absolute path without blanks")
+    assert not place.exists()
 
 
 def lend(folder: Path, *names) -> Path:
@@ -123,6 +247,7 @@ def without_users(root: Path, *args) -> list:
 def test_debian_package(gm, checkout, tmp_path):
     """It is built, installed, runs with what Debian has, and is removed: all of it, but for jobs."""
     [package] = gm(checkout / "contrib/debian/make-deb", tmp_path).out.decode().split()
+    assert gm("lintian", "--fail-on=error,warning", package).out == b""
     fields = dict(re.findall(r"^(\S+): (.*)$", gm("dpkg-deb", "-f", package).out.decode(), re.M))
     assert {"python3-docopt", "python3-tabulate", "python3-tqdm"} <= set(re.split(r",? ", fields["Depends"]))
     root = tmp_path / "root"
@@ -141,6 +266,12 @@ def test_debian_package(gm, checkout, tmp_path):
         assert page.exists() == (ROOT / f"man/{tool}.1").exists()
     result = gm(root / "usr/bin/gm-submit", "f", input=b"x\n", env={"PYTHONPATH": str(debian), **environment}, status=111)
     assert b"cannot connect" in result.err   # the wire is there
+    for tool, module, wanted in (("gm-dead", "docopt", "apt-get install python3-docopt"),
+                                 ("gm-blueox", "msgpack", "apt-get install python3-msgpack"),
+                                 ("gm-tally", "ddsketch", "Debian has no package of it: install gearmang into a virtual "
+                                                          "environment")):
+        found = advice(gm, root / "usr/bin" / tool, tmp_path / f"without {module}", module, debian)
+        assert found == wanted
     assert (root / "usr/share/zsh/vendor-completions/_gearmang").exists()
     units = {unit.name for unit in ROOT.glob("contrib/systemd/*.*er*") if unit.suffix != ".conf"}
     assert {unit.name for unit in (root / "usr/lib/systemd/system").iterdir()} == units
@@ -187,7 +318,8 @@ def test_the_loop_runs_on(gm, gearmand, tmp_path, python):
     library = lend(tmp_path / "library", *NEEDED, "python3_gearman")
 
     def run(tool, *args, **options):
-        return gm(python, ROOT / "bin" / tool, *args, env={"PYTHONPATH": str(library), "PYTHONWARNINGS": "error::SyntaxWarning"}, **options)
+        env = {"PYTHONPATH": str(library), "PYTHONWARNINGS": "error::SyntaxWarning"}
+        return gm(python, ROOT / "bin" / tool, *args, env=env, **options)
     run("gm-submit", "f", input=b"h\xffllo\n")
     failed = run("gm-work", "--until-empty", "--delay=0", "--tries=2", "f", "--", "sh", "-c", "echo why >&2; exit 3")
     assert [event["event"] for event in failed.records] == ["retry", "dead"]

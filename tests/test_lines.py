@@ -102,7 +102,7 @@ def test_waiting_is_called_before_input_blocks_and_not_while_lines_are_at_hand()
 
 def test_unreadable_input_is_an_error(tmp_path):
     fd = os.open(tmp_path, os.O_RDONLY)
-    with pytest.raises(Error, match="^standard input: cannot read: is a directory$"):
+    with pytest.raises(Error, match=r"^standard input: cannot read: is a directory$"):
         list(lines.Input(fd))
     os.close(fd)
 
@@ -210,7 +210,7 @@ def test_output_to_a_full_device_is_an_error():
     with open("/dev/full", "wb", buffering=0) as full:
         output = lines.Output(full.fileno())
         output.emit({"a": 1})
-        with pytest.raises(Error, match="^standard output: cannot write: no space left on device$"):
+        with pytest.raises(Error, match=r"^standard output: cannot write: no space left on device$"):
             output.close()
 
 

@@ -1,20 +1,20 @@
 """Every page of man/: mandoc has nothing to say against it, and its EXAMPLES do what they show.
 
-The examples are the `.Bd -literal` blocks under `.Sh EXAMPLES` in which a line begins with "$ ". All of a page are one
-session: one bash, an 80 column terminal, standard input /dev/null, in a fresh HOME, which is also where it begins;
-GM_SERVERS names a real gearmand, GM_QUARANTINE a file that is not there yet. Nothing of it is left in the end, what
-runs in the background included.
+The examples are the `.Bd -literal` blocks under `.Sh EXAMPLES`, but those behind a line `.\\" not run` (a unit file, a
+crontab). All of a page are one session: one bash, an 80 column terminal, standard input /dev/null, in a fresh HOME,
+which is also where it begins; GM_SERVERS names a real gearmand, GM_QUARANTINE a file that is not there yet. Nothing of it
+is left in the end, what runs in the background included.
 
-    $ command           is run; "> " begins a line that continues it (as of a here document)
-    what it shows       on standard output and standard error, as on a terminal: JSON lines, but tables by listings
-    ...                 alone on a line: any lines, or none; within a line: any text, or none
+    command             is run, so that a block can be pasted; it goes on over lines as bash's does (a here document)
+    # what it shows     on standard output and standard error, as on a terminal: JSON lines, but tables by listings
+    # ...               any lines, or none; within a line: any text, or none
                         spaces at the end of a line, how many there are, empty lines at the end, and colours do not
                         count; a unique or fingerprint, a handle, a time or an age counts as any other
 
-A page that starts a server itself (a line with "$ gm-server") finds none running; there gm-server's default port is a
+A page that starts a server itself (a line with "gm-server") finds none running; there gm-server's default port is a
 free one, and 4731 and 4732 are two more free ones. Behind one that ends in & the next line waits until it answers, as a
-person does by typing. Blocks without "$ " (a unit file, a crontab) are not run.
-The README's are its indented blocks with "$ " lines, all of them one session, too.
+person does by typing.
+The README's are the indented blocks of its first five minutes, all of them one session, too.
 In a literal block write \\(aq for ', \\(ga for `, \\(ha for ^, \\(ti for ~ and \\e for \\, so that it can be copied
 from every man's output.
 """
@@ -33,10 +33,13 @@ import time
 import pytest
 from conftest import NO_SERVER, ROOT, free_port
 
+pytestmark = pytest.mark.slow
+
 PAGES = sorted((ROOT / "man").glob("*.[157]"), key=lambda page: page.name)
 ESCAPES = {r"\(aq": "'", r"\(ga": "`", r"\(ha": "^", r"\(ti": "~", r"\e": "\\", r"\-": "-", r"\&": ""}
 MARK = "\x1e"
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+NOT_RUN = r'.\" not run'
 LIMIT = 60   # seconds for all examples of a page
 # what is in an example -> what it may be
 ANY = {r"\.\.\.": ".*?", r"(?:\b[0-9a-f]{4,}…[0-9a-f]*|\b[0-9a-f]{8,})(?:-\d+)?": None, r"\bH:[\w.-]+:\d+": None,
@@ -74,17 +77,19 @@ def literal(text: str) -> str:
 
 def literal_blocks(source: str) -> list[list[tuple[int, str]]]:
     """The literal blocks under EXAMPLES of a page, as lines with their numbers."""
-    found, section, block = [], "", None
+    found, section, block, before = [], "", None, ""
     for number, line in enumerate(source.splitlines(), 1):
         if line.startswith(".Sh "):
             section = line[4:]
         elif section == "EXAMPLES" and line.startswith(".Bd -literal"):
             block = []
-            found.append(block)
+            if before != NOT_RUN:
+                found.append(block)
         elif line == ".Ed":
             block = None
         elif block is not None:
             block.append((number, literal(line)))
+        before = line
     return found
 
 
@@ -102,18 +107,24 @@ def indented_blocks(text: str) -> list[list[tuple[int, str]]]:
     return found
 
 
+def complete(command: list[str]) -> bool:
+    """Whether bash would run these lines, and not wait for more."""
+    done = subprocess.run(["bash", "-n"], input="\n".join(command) + "\n", capture_output=True, text=True)
+    return not (done.returncode or done.stderr or command[-1].endswith("\\"))
+
+
 def examples(blocks: list[list[tuple[int, str]]]) -> list[Example]:
     found: list[Example] = []
     for block in blocks:
-        runs = False
+        current = None
         for number, line in block:
-            if line.startswith("$ "):
-                runs = True
-                found.append(Example(number, line[2:]))
-            elif runs and line.startswith("> ") and not found[-1].shows:
-                found[-1].command.append(line[2:])
-            elif runs:
-                found[-1].shows.append(line)
+            if current and (line == "#" or line.startswith("# ")):
+                current.shows.append(line[2:])
+            elif current and not current.shows and not complete(current.command):
+                current.command.append(line)
+            else:
+                current = Example(number, line)
+                found.append(current)
     return found
 
 
@@ -170,7 +181,7 @@ def check(gm, found: list[Example], name: str, ports: dict[str, str]) -> None:
     for example, text in zip(found, shown):
         example.shows = [real(line) for line in example.shows]
         if not example.matches(text):
-            pytest.fail(f"{name}:{example.line}: $ " + "\n> ".join(example.command) + "\nmust show:\n"
+            pytest.fail(f"{name}:{example.line}: " + "\n".join(example.command) + "\nmust show:\n"
                         + "\n".join(example.shows) + "\nbut shows:\n" + text, pytrace=False)
     assert len(shown) == len(found), f"{name}: the shell ended at {found[len(shown) - 1].command}"
 
@@ -187,7 +198,7 @@ def test_mandoc_has_nothing_against_it(page):
 def test_literal_blocks_can_be_copied(page):
     block = False
     for number, line in enumerate(page.read_text("utf-8").splitlines(), 1):
-        block = line.startswith(".Bd -literal") or block and line != ".Ed"
+        block = line.startswith(".Bd -literal") or (block and line != ".Ed")
         wrong = block and re.search(r"['`^~]|\\(?!\(aq|\(ga|\(ha|\(ti|e|-|&)", line)
         assert not wrong, f"{page.name}:{number}: {wrong[0]} in a literal block: write \\(aq \\(ga \\(ha \\(ti or \\e"
 
@@ -207,6 +218,7 @@ def test_examples_do_what_they_show(page, gm, request):
 
 
 def test_the_tour_of_the_readme(gm):
-    found = examples(indented_blocks((ROOT / "README").read_text("utf-8")))
+    tour = (ROOT / "README").read_text("utf-8").partition("Five minutes\n")[2].partition("\nTools\n")[0]
+    found = examples(indented_blocks(tour))
     assert len(found) > 5
     check(gm, found, "README", own_server(gm))

@@ -8,7 +8,7 @@ from conftest import ROOT, find_gearmand, strays
 RUN = ROOT / "examples/monday/run"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(15)
 def test_runs_as_told(gm, tmp_path):
     find_gearmand()
     out = tmp_path / "a folder"

@@ -15,8 +15,8 @@ import pytest
 from conftest import ROOT
 
 from libgm import job
+from libgm.quarantine import jobs
 from libgm.shell import options
-from libgm.tools import dead
 
 TOOLS = sorted(path.name for path in ROOT.glob("bin/gm-*"))
 PAGES = {page.name: page.read_text("utf-8") for page in sorted((ROOT / "man").glob("*.[157]"))}
@@ -58,7 +58,7 @@ def usage_options(tool: str) -> set[str]:
 @pytest.mark.parametrize("tool", TOOLS)
 def test_the_usage_is_read_as_the_tool_reads_it(tool):
     assert {name.partition("=")[0]: "=" in name for name in usage_options(tool)} == \
-        {name: takes for name, (_, takes) in options.options(usage(tool)).items()}
+        {name: takes for name, (_, takes) in options.option_table(usage(tool)).items()}
 
 
 @pytest.mark.parametrize("tool", TOOLS)
@@ -130,12 +130,27 @@ def test_sections_of_the_page(tool):
     assert there == SECTIONS, f"man/{tool}.1: its sections are {', '.join(there)}, not {', '.join(SECTIONS)}"
 
 
+def test_tests_that_gm_delivery_7_names():
+    """Each rule names tests that show it, and they are there."""
+    rules = re.split(r"^\.Ss ", page("gm-delivery.7").partition(".Sh RULES\n")[2].partition("\n.Sh ")[0], flags=re.M)[1:]
+    assert [rule.split(".")[0] for rule in rules] == [str(number) for number in range(1, 11)]
+    for rule in rules:
+        named = re.findall(r"^tests/(\w+\.py)::(\w+)$", rule.partition("Shown by")[2], re.M)
+        assert named, f"man/gm-delivery.7: rule {rule[:20]} names no test"
+        for file, test in named:
+            path = ROOT / "tests" / file
+            assert path.exists() and f"def {test}(" in path.read_text("utf-8"), f"man/gm-delivery.7: no {file}::{test}"
+
+
 def test_lists_of_tools():
     readme = (ROOT / "README").read_text("utf-8")
     table = re.search(r"^Tools\n-+\n\n((?:    .*\n)+)", readme, re.M)
     assert table, "README: no table under the heading Tools"
     same(re.findall(r"^    (gm-\w+)", table[1], re.M), TOOLS, "README", "tools")
     same(re.findall(r"^\.It Xr (gm-\w+) 1$", section(page("gearmang.7"), "The tools"), re.M), TOOLS, "man/gearmang.7", "tools")
+    for name in PAGES:
+        stem, _, number = name.rpartition(".")
+        assert number == "1" or f"man {stem}" in " ".join(readme.split()), f"README: man {stem} is missing"
     same({name.removesuffix(".1") for name in PAGES if name.endswith(".1")}, TOOLS, "man/", "pages")
 
 
@@ -150,8 +165,9 @@ def setup(*names: str) -> list:
 
 
 def test_what_is_installed():
-    scripts, data = setup("scripts", "data_files")
-    same({Path(script).name for script in scripts}, TOOLS, "setup.py", "scripts")
+    scripts, packaged, data = setup("entry_points", "package_data", "data_files")
+    same({script.partition(" = ")[0] for script in scripts["console_scripts"]}, TOOLS, "setup.py", "scripts")
+    same(packaged["libgm.bin"], TOOLS, "setup.py", "tools")
     files = {Path(file).name for _, files in data for file in files}
     same(files & set(PAGES), PAGES, "setup.py", "man pages")
     same(files & {"gearmang.bash", "_gearmang", "gearmang.fish"}, {"gearmang.bash", "_gearmang", "gearmang.fish"},
@@ -161,20 +177,20 @@ def test_what_is_installed():
 
 
 def test_dependencies():
-    """README gives the bounds and the reason of each; Debian's package the lower bounds of those that Debian has."""
+    """HACKING gives the bounds and the reason of each; Debian's package the lower bounds of those that Debian has."""
     needed, extras = setup("install_requires", "extras_require")
     wanted = {(name, bounds, extra) for extra in ("", "check", "tally", "blueox", "demo", "bench")
               for name, bounds in (re.match(r"([\w-]+)(.*)", each).groups() for each in (extras[extra] if extra else needed))}
-    table = re.search(r"^What it stands on\n-+\n\n(.*?)\n\n\n", (ROOT / "README").read_text("utf-8"), re.S | re.M)
-    assert table, "README: no heading What it stands on"
+    table = re.search(r"^What it stands on\n-+\n\n(.*?)\n\n\n", (ROOT / "HACKING").read_text("utf-8"), re.S | re.M)
+    assert table, "HACKING: no heading What it stands on"
     rows = re.findall(r"^    (\S+) +([<>=]\S+) +(?:\[(\w+)\] )?\S", table[1], re.M)
 
     def lines(dependencies):   # setuptools has an order of its own
         return [" ".join([name, *sorted(bounds.split(",")), extra]) for name, bounds, extra in dependencies]
-    same(lines(row for row in rows if row[0] != "python3"), lines(wanted), "README", "dependencies of setup.py")
+    same(lines(row for row in rows if row[0] != "python3"), lines(wanted), "HACKING", "dependencies of setup.py")
     control = (ROOT / "contrib/debian/control").read_text("utf-8")
     for name, bounds, _ in wanted:
-        if name not in ("python3-gearman", "ddsketch", "pillow", "huey"):
+        if name not in ("python3-gearman", "ddsketch", "pillow", "huey", "rq"):
             debian = f"python3-{name.removeprefix('py')} (>= {re.search(r'>=([0-9.]+)', bounds)[1]})"
             assert debian in control, f"contrib/debian/control: {debian} is missing"
 
@@ -207,7 +223,7 @@ def test_environment_variables():
 
 
 def test_what_gearmang_7_lists():
-    same(re.findall(r"^\.It Cm (\w+)$", section(page("gearmang.7"), "THE LIFE OF A JOB"), re.M), dead.REASONS, "man/gearmang.7",
+    same(re.findall(r"^\.It Cm (\w+)$", section(page("gearmang.7"), "THE LIFE OF A JOB"), re.M), jobs.REASONS, "man/gearmang.7",
          "reasons")
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import signal
-import sqlite3
 import subprocess
 
 import pytest
 from conftest import ROOT, until
+from helpers import children
+
+pytestmark = pytest.mark.slow
 
 ADVICE = ()   # what to do, which promises nothing of its own
 
@@ -83,12 +85,6 @@ def test_every_test_that_is_named_is_there():
 # ---- the tests
 
 
-def children(process) -> list[int]:
-    """The pids of a process's children: a gm-work's workers and its releaser."""
-    with open(f"/proc/{process.pid}/task/{process.pid}/children", encoding="ascii") as file:
-        return [int(pid) for pid in file.read().split()]
-
-
 def submit(gm, function: str, *payloads: str) -> None:
     gm("gm-submit", "-q", function, input="".join(f"{payload}\n" for payload in payloads).encode())
 
@@ -96,16 +92,15 @@ def submit(gm, function: str, *payloads: str) -> None:
 def test_a_job_runs_twice_where_its_worker_dies_before_the_acknowledgement(gm, gearmand):
     """The command has ended; the worker is held at the file by a lock, and dies there."""
     submit(gm, "f", "x")
-    worker = gm.start("gm-work", "--delay=0", "f", "--", "sh", "-c", "echo x >>begun; while ! [ -e go ]; do sleep 0.02; done; echo x >>ended")
+    worker = gm.start("gm-work", "--delay=0", "f", "--", "sh", "-c",
+                      "echo x >>begun; while ! [ -e go ]; do sleep 0.02; done; echo x >>ended")
     until((gm.home / "begun").exists)
-    db = sqlite3.connect(gm.env["GM_QUARANTINE"], isolation_level=None)
-    db.execute("BEGIN IMMEDIATE")
-    (gm.home / "go").touch()
-    until((gm.home / "ended").exists)
-    for pid in children(worker):
-        os.kill(pid, signal.SIGKILL)
-    db.execute("ROLLBACK")
-    db.close()
+    with gm.database(isolation_level=None) as db:
+        db.execute("BEGIN IMMEDIATE")
+        (gm.home / "go").touch()
+        until((gm.home / "ended").exists)
+        for pid in children(worker.pid):
+            os.kill(pid, signal.SIGKILL)
     until(lambda: worker.out_path.read_bytes().count(b'"done"') == 1)
     assert (gm.home / "ended").read_text() == "x\nx\n" and gearmand.status()[b"f"][0] == 0
 
@@ -115,7 +110,7 @@ def test_a_killer_gets_its_tries_on_each_machine(gm, gearmand):
     script = "echo x >>begun; kill -KILL $PPID; exec sleep 100"
     here = gm.start("gm-work", "--quarantine=a.db", "--tries=2", "f", "--", "sh", "-c", "echo x >>begun; exec sleep 100")
     until((gm.home / "begun").exists)
-    for pid in [here.pid, *children(here)]:
+    for pid in [here.pid, *children(here.pid)]:
         os.kill(pid, signal.SIGKILL)   # this machine goes with its first run
     gm.start("gm-work", "--quarantine=b.db", "--tries=2", "f", "--", "sh", "-c", script)
     until(lambda: gm("gm-dead", "--quarantine=b.db", status=None).out, timeout=40)
@@ -125,12 +120,12 @@ def test_a_killer_gets_its_tries_on_each_machine(gm, gearmand):
 def test_a_delayed_retry_waits_on_the_machine_where_the_job_failed(gm, gearmand):
     submit(gm, "f", "x")
     gm("gm-work", "--until-empty", "--quarantine=a.db", "--delay=1h", "-q", "f", "--", "false")
-    with sqlite3.connect(gm.home / "a.db") as db:
+    with gm.database(gm.home / "a.db") as db:
         db.execute("UPDATE job SET due = 0")
-    db.close()
     assert gm("gm-work", "--until-empty", "--quarantine=b.db", "f", "--", "true").records == []
     assert gearmand.status().get(b"f", (0,))[0] == 0 and len(gm("gm-dead", "--delayed", "--quarantine=a.db").records) == 1
-    assert [event["event"] for event in gm("gm-work", "--until-empty", "--quarantine=a.db", "f", "--", "true").records] == ["done"]
+    event, = gm("gm-work", "--until-empty", "--quarantine=a.db", "f", "--", "true").records
+    assert event["event"] == "done"
 
 
 def test_a_gearmand_without_a_store_takes_its_queue_along(gm, memory_gearmand):
@@ -173,7 +168,7 @@ def test_a_silent_worker_holds_its_job(gm, gearmand):
     submit(gm, "f", "x")
     silent = gm.start("gm-work", "f", "--", "sh", "-c", "touch begun; exec sleep 100")
     until((gm.home / "begun").exists)
-    pids = children(silent)
+    pids = children(silent.pid)
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)   # its connection stays open, and says nothing any more
     assert gm("gm-work", "--until-empty", "f", "--", "true").records == [] and gearmand.status()[b"f"][1] == 1

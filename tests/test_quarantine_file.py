@@ -12,10 +12,12 @@ import sys
 
 import pytest
 from conftest import ROOT, until
-from test_gm_salvage import digests, read_only
+from helpers import digests, read_only
 
 from libgm.errors import Replaced, Unavailable
 from libgm.quarantine import audit, claims, file, jobs, payloads, processes, schema, selection, starts
+
+pytestmark = pytest.mark.slow
 
 # The schema as the first version made it: never to be edited.
 VERSION_1 = """
@@ -39,7 +41,8 @@ CREATE TABLE audit (id INTEGER PRIMARY KEY AUTOINCREMENT, time INTEGER NOT NULL,
   host TEXT, job INTEGER, revision INTEGER, key TEXT, function, unique_, reason TEXT, error TEXT, fingerprint TEXT);
 CREATE INDEX audit_job ON audit(job);
 INSERT INTO job (state, key, function, unique_, reason, error, attempts, first_failed, last_failed, fingerprint, data)
-  VALUES ('dead', '00000000000000000000000000000001', 'f', 'u1', 'error', 'why', 3, 1700000000, 1700000060, '0123456789ab', 'one'),
+  VALUES
+  ('dead', '00000000000000000000000000000001', 'f', 'u1', 'error', 'why', 3, 1700000000, 1700000060, '0123456789ab', 'one'),
   ('dead', '00000000000000000000000000000002', x'ff', 'u2', 'error', 'why 2', 3, 1700000000, 1700000060, '0123456789ac', x'ff00');
 INSERT INTO audit (time, action, user, host, job, revision, key, function, unique_, reason, error, fingerprint)
   VALUES (1700000100, 'drop', 'me', 'here', 3, 1, '00000000000000000000000000000003', 'f', 'u3', 'error', 'why', '0123456789ab');
@@ -97,8 +100,8 @@ import sqlite3, sys
 db = sqlite3.connect(sys.argv[1], timeout=20, isolation_level=None)
 for number in sys.stdin:
     db.execute("BEGIN IMMEDIATE")
-    db.execute("INSERT INTO job (state, key, function, unique_, priority, reason, error, stderr, exit, signal, attempts, requeues, "
-               "first_failed, last_failed, due, servers, server, handle, host, fingerprint, payload_file, data) "
+    db.execute("INSERT INTO job (state, key, function, unique_, priority, reason, error, stderr, exit, signal, attempts, "
+               "requeues, first_failed, last_failed, due, servers, server, handle, host, fingerprint, payload_file, data) "
                "VALUES ('dead', ?, 'f', 'u', 'normal', 'error', 'why', NULL, 1, NULL, 3, 0, 1, 2, NULL, NULL, 's', 'h', 'h', "
                "'0123456789ab', NULL, ?) ON CONFLICT (key) DO UPDATE SET revision = revision + 1, claim = NULL, nonce = NULL",
                (f"{int(number):012}" + "f" * 20, number))
@@ -188,8 +191,8 @@ def test_a_newer_file_is_refused(gm, path):
 
 
 @pytest.mark.parametrize("kind, why", [
-    ("text", b"not an SQLite database"), ("foreign", b"an SQLite database of something else"), ("empty", b"empty: gm-work makes it"),
-    ("folder", b"is a directory"), ("pipe", b"not a regular file")])
+    ("text", b"not an SQLite database"), ("foreign", b"an SQLite database of something else"),
+    ("empty", b"empty: gm-work makes it"), ("folder", b"is a directory"), ("pipe", b"not a regular file")])
 def test_what_is_no_quarantine_file_is_refused(gm, path, kind, why):
     if kind == "text":
         path.write_bytes(b"no database at all, but long enough to be one " * 100)
@@ -209,7 +212,6 @@ def test_what_is_no_quarantine_file_is_refused(gm, path, kind, why):
     assert before is None or path.read_bytes() == before
 
 
-@pytest.mark.slow
 def test_a_damaged_file_is_an_error_and_not_a_traceback(gm, path):
     gm("gm-bury", "-q", input=b"".join(line(n) for n in range(3000)))
     whole, dice = path.read_bytes(), random.Random(3)
@@ -281,9 +283,9 @@ def test_a_transaction_that_went_to_another_file_is_an_error(path, tmp_path, how
         path.rename(tmp_path / "old")
         if how == "replaced":
             path.touch()
-    with pytest.raises(Replaced, match="replaced while in use: stop all, remove -wal and -shm, start again"):
-        with opened.transaction():
-            jobs.set_aside(opened, dead(2))
+    why = "replaced while in use: stop all, remove -wal and -shm, start again"
+    with pytest.raises(Replaced, match=why), opened.transaction():
+        jobs.set_aside(opened, dead(2))
     opened.close()
 
 
@@ -450,8 +452,8 @@ def test_a_start_tells_what_was_about_to_be_sent(store):
 def test_a_machine_that_went_down_makes_careful_once(store):
     assert not starts.careful(store)
     with store.transaction():
-        store.execute("INSERT INTO process (id, tool, host, started, boot) VALUES (70, 'gm-work', 'h', 1, 'another')")
-        store.execute("INSERT INTO process (id, tool, host, started, boot) VALUES (71, 'gm-work', 'h', 1, ?)", (processes.boot(),))
+        store.execute_many("INSERT INTO process (id, tool, host, started, boot) VALUES (?, 'gm-work', 'h', 1, ?)",
+                           [(70, "another"), (71, processes.boot())])
     starts.sweep(store)   # which takes what died on this boot alone
     assert starts.careful(store) and store.rows("SELECT id FROM process WHERE id > 69") == [(70,)]
     starts.mark_seen(store)
@@ -520,11 +522,9 @@ def test_a_listing_whose_reader_is_slow_has_no_transaction_open(gm, path):
     gm("gm-bury", "-q", input=b"".join(line(n) for n in range(3000)))
     listing = gm.start("gm-dead", stdout=subprocess.PIPE)
     first = listing.stdout.readline()
-    db = sqlite3.connect(path, timeout=20)
-    assert db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0   # nobody reads an older state
-    db.execute("DELETE FROM job WHERE id > 2000")
-    db.commit()
-    db.close()
+    with gm.database(timeout=20) as db:
+        assert db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0   # nobody reads an older state
+        db.execute("DELETE FROM job WHERE id > 2000")
     gm("gm-bury", "-q", input=line(5000))   # after its start: not in it
     rest = [json.loads(found) for found in listing.stdout]
     assert listing.wait(20) == 0 and json.loads(first)["id"] == 1
@@ -568,9 +568,13 @@ def test_pages_and_groups_go_along_an_index(gm, path):
         assert "USING INDEX audit_key" in plan and "SCAN" not in plan
 
 
-@pytest.mark.slow
+@pytest.mark.slow(10)
 def test_memory_does_not_grow_with_the_file(gm, path):
-    gm("gm-bury", "-q", input=b"".join(line(n) for n in range(60_000)))
+    gm("gm-bury", "-q", input=line(0))
+    with gm.database() as db:
+        names = [name for _, name, *_ in db.execute("PRAGMA table_info(job)") if name not in ("id", "key")]
+        db.execute(f"INSERT INTO job (key, {', '.join(names)}) WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n "
+                   f"WHERE x < 60000) SELECT printf('%032x', x), {', '.join(names)} FROM n, job")
     for options in ([], ["--group"], ["-m", "no such"]):
         usage = gm(sys.executable, "-c", PEAK, "gm-dead", *options).out.split()
         assert int(usage[-1]) < 50 << 10, options

@@ -24,7 +24,7 @@ def done(worker) -> collections.Counter:
 
 
 def jobs(names) -> bytes:
-    return b"".join(json.dumps({"function": "f", "unique": name, "data": f"payload of {name}"}).encode() + b"\n" for name in names)
+    return "".join(json.dumps({"function": "f", "unique": name, "data": f"payload of {name}"}) + "\n" for name in names).encode()
 
 
 @pytest.mark.slow
@@ -62,10 +62,8 @@ def test_what_failed_on_the_server_that_is_gone_goes_on_elsewhere(gm, three):
     gm("gm-work", "--until-empty", "--tries=2", "--delay=1h", "--brake=0", "-q", "f", "--", "false")
     assert len(gm("gm-dead", "--delayed").records) == 60
     three[0].kill()
-    import sqlite3
-    with sqlite3.connect(gm.env["GM_QUARANTINE"]) as db:
+    with gm.database() as db:
         db.execute("UPDATE job SET due = 0")
-    db.close()
     worker = gm.start("gm-work", "--tries=2", "--delay=1h", "--brake=0", "f", "--", "false")
     until(lambda: len(gm("gm-dead").records) == 60, timeout=60)
     worker.kill()

@@ -39,7 +39,7 @@ def test_when_is_an_age():
 
 @pytest.mark.parametrize("text", ["", "yesterday", "-2d", "1970-13-01", "1970-01-01T25:00", "nan"])
 def test_bad_when_names_the_option(text):
-    with pytest.raises(Usage, match="^--until: neither an age"):
+    with pytest.raises(Usage, match=r"^--until: neither an age"):
         units.when(text, "--until")
 
 

@@ -13,6 +13,7 @@ import time
 
 import pytest
 from conftest import ROOT, find_gearmand, free_port, until
+from helpers import hear_out
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -68,43 +69,16 @@ def pump(connection: Connection, theirs: socket.socket) -> bytes:
     return bytes(got)
 
 
-class Fake:
-    """A server that does to each connection what serve(socket) says, in a thread."""
-
-    def __init__(self, serve):
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.server = address.Server("127.0.0.1", self.listener.getsockname()[1], False)
-        self.serve, self.seen = serve, 0
-        threading.Thread(target=self.run, daemon=True).start()
-
-    def run(self) -> None:
-        while True:
-            try:
-                connection, _ = self.listener.accept()
-            except OSError:
-                return
-            self.seen += 1
-            try:
-                self.serve(connection)
-            except OSError:
-                pass
-            connection.close()
-
-    def close(self) -> None:
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-
-
-@pytest.fixture
-def fake():
-    made = []
-
-    def make(serve) -> Fake:
-        made.append(Fake(serve))
-        return made[-1]
-    yield make
-    for server in made:
-        server.close()
+def answering(text: bytes):
+    """What a server does to a connection that asks admin questions: each time text, and the status of the job asked for."""
+    def serve(connection) -> None:
+        asked = b""
+        while chunk := connection.recv(1 << 16):
+            asked += chunk
+            if b"\0REQ" in asked and len(asked) >= asked.index(b"\0REQ") + 12 + 32:
+                connection.sendall(text + frame(STATUS_RES, asked[-32:], b"0", b"0", b"0", b"0"))
+                asked = b""
+    return serve
 
 
 @pytest.mark.parametrize("text, shown", [
@@ -214,10 +188,7 @@ def test_a_payload_over_the_limit_streams_into_a_file_and_frames_go_on(tmp_path)
     found = feed(connection, theirs, [head, names[:5], names[5:]])   # the names are not all there at first
     talk.start()
     while len(found) < 2:
-        try:
-            connection.read_data_from_socket()
-        except ServerLost:
-            raise
+        connection.read_data_from_socket()
         connection.read_commands_from_buffer()
         found += iter(connection.read_command, None)
         assert len(connection._incoming) < 1 << 20
@@ -256,19 +227,13 @@ def test_a_large_buffer_is_not_copied_when_it_is_sent_in_parts():
 
 
 def test_admin_lines_end_in_cr_lf_or_lf(fake):
-    def status(connection):
-        connection.recv(100)
-        connection.sendall(b"a\tb\t3\t-1\t0\r\n" + b"f\t1\t0\t2\n.\n")
-    assert Admin(fake(status).server).status() == [(b"a\tb", 3, -1, 0), (b"f", 1, 0, 2)]
+    status = b"a\tb\t3\t-1\t0\r\n" + b"f\t1\t0\t2\n.\n"
+    assert Admin(fake(answering(status)).server).status() == [(b"a\tb", 3, -1, 0), (b"f", 1, 0, 2)]
 
 
 def test_an_admin_reply_over_a_megabyte(fake):
     rows = b"".join(b"function-%d\t1\t0\t0\n" % row for row in range(60000))
-
-    def status(connection):
-        connection.recv(100)
-        connection.sendall(rows + b".\n")
-    assert len(rows) > 1 << 20 and len(Admin(fake(status).server).status()) == 60000
+    assert len(rows) > 1 << 20 and len(Admin(fake(answering(rows + b".\n")).server).status()) == 60000
 
 
 def test_refused_connection_says_how_to_cure_it():
@@ -286,15 +251,16 @@ def test_a_host_that_is_no_host(host):
 
 def test_a_silent_server_is_given_up(fake, monkeypatch):
     monkeypatch.setenv("GM_TIMEOUT", "0.3")
-    silent = fake(lambda connection: connection.recv(1 << 20) and time.sleep(5))
-    with pytest.raises(ServerLost, match="no answer in 0.3 s"):
+    silent = fake(hear_out)
+    with pytest.raises(ServerLost, match=r"no answer in 0\.3 s"):
         Admin(silent.server).status()
     submitter = Submitter([silent.server])
-    with pytest.raises(ServerLost, match="no answer in 0.3 s"):
+    with pytest.raises(ServerLost, match=r"no answer in 0\.3 s"):
         submitter.submit(b"f", b"u", b"x", "normal", None)
         submitter.finish()
 
 
+@pytest.mark.slow
 def test_a_slow_upload_is_no_silence(fake, monkeypatch):
     monkeypatch.setenv("GM_TIMEOUT", "0.4")
     size = 12 << 20
@@ -363,11 +329,11 @@ def test_an_exception_in_a_callback_loses_no_answers(fake):
         submitter.submit(b"f", b"%d" % item, b"x", "normal", item)
     with pytest.raises(KeyError):
         submitter.finish()
-    began = time.monotonic()
-    submitter.finish()
-    assert accepted == [0, 1, 2] and time.monotonic() - began < address.timeout() / 2
+    submitter.finish()   # raises ServerLost when it waits for what it has
+    assert accepted == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_server_that_restarts_after_a_long_rest_is_waited_for(gearmand):
     accepted = []
     submitter = Submitter(address.parse_servers(gearmand.server), on_accept=lambda item, *_: accepted.append(item))
@@ -433,11 +399,6 @@ def test_results_of_merged_uniques_go_to_both(memory_gearmand):
 
 
 def test_ipv6(gm):
-    try:
-        with socket.socket(socket.AF_INET6) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        pytest.skip("no IPv6 here")
     port = free_port()
     gm.start(find_gearmand(), "--listen=::1", f"--port={port}", "--log-file=stderr")
     server = address.Server("::1", port, False)

@@ -11,6 +11,7 @@ import os
 import sys
 from collections import Counter
 from hashlib import sha256
+from pathlib import Path
 
 from PIL import Image
 
@@ -67,7 +68,7 @@ def main(truth_path, dead_path):
     check("jobs in quarantine that should not be there", set(), elsewhere)
     subjects = {letter["message"]: letter["subject"] for letter in readable if letter["subject"] is not None}
     check("subjects read as they were written", {(message, subject) for message, subject in subjects.items() if message in sent},
-          {(message, json.load(open(f"sent/{message}.json", encoding="utf-8"))["subject"])
+          {(message, json.loads(Path(f"sent/{message}.json").read_text(encoding="utf-8"))["subject"])
            for message in sent if message in subjects})
     check("files left in inbox/new", set(), set(os.listdir("inbox/new")))
 

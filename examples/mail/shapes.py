@@ -17,9 +17,9 @@ from email.mime.text import MIMEText
 from hashlib import sha256
 from pathlib import Path
 
+from images import bomb, encoded, wordy_png
+from images import slow_jpeg as slow
 from PIL import Image, ImageDraw
-
-from images import bomb, encoded, slow_jpeg as slow, wordy_png
 
 SHAPES: dict = {}        # name -> function
 HOSTILE: set = set()     # of those, the ones that something cannot be read of
@@ -390,7 +390,8 @@ def unknown_charset(post):
 def broken_encoded_words(post):
     post.subject = None
     broken = post.dice.choice((b"=?utf-8?b?w6k=w?= =?utf-8?q?=C3?=", b"=?utf-8?b?####?=", b"=?utf-8?q?never ended",
-                               b"=?x-klingon?q?qapla?=", b"=?utf-8?x?what?=", b"=?iso-8859-1?q?caf=E9?= and =?utf-8?b?4pi", b"=??q??="))
+                               b"=?x-klingon?q?qapla?=", b"=?utf-8?x?what?=",
+                               b"=?iso-8859-1?q?caf=E9?= and =?utf-8?b?4pi", b"=??q??="))
     return b"Subject: " + broken + b"\nX-Also: " + broken * 3 + b"\n" + bytes(post.mixed(text(), image(post.jpeg())))
 
 
@@ -472,7 +473,8 @@ def from_line_of_an_mbox(post):
 
 @shape()
 def winmail_dat(post):
-    return bytes(post.mixed(text(), attachment(b"\x78\x9f\x3e\x22" + post.dice.randbytes(2000), "application/ms-tnef", "winmail.dat")))
+    tnef = b"\x78\x9f\x3e\x22" + post.dice.randbytes(2000)
+    return bytes(post.mixed(text(), attachment(tnef, "application/ms-tnef", "winmail.dat")))
 
 
 @shape()

@@ -18,11 +18,11 @@ import json
 import os
 import warnings
 
-from PIL import Image, UnidentifiedImageError
-
 import letter
-from libgm.python import Quarantine
+from PIL import Image, UnidentifiedImageError
 from spool import digest, keep, load
+
+from libgm.python import Quarantine
 
 SIZE = 120, 120                      # pixels of a small picture, at most
 Image.MAX_IMAGE_PIXELS = 50_000_000  # more is refused, before anything is unpacked

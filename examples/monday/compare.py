@@ -7,7 +7,7 @@ from base64 import b64decode
 from pathlib import Path
 
 found = {"same": 0, "edited": 0, "absent": 0, "changed": 0}
-for line in open(sys.argv[1], encoding="utf-8"):
+for line in Path(sys.argv[1]).read_bytes().splitlines():
     job = json.loads(line)
     data = job["data"].encode() if "data" in job else b64decode(job["data_b64"])
     path = Path(sys.argv[2], job["unique"][len("order-"):] + ".json")

@@ -25,5 +25,6 @@ def invoice(job):
     try:
         (SPOOL / f"{number}.json").write_bytes(job.data)
     except OSError as error:
-        raise Quarantine(f"order {number}, request {hash(job.data) & 0xffffffffff:#x}: cannot write '{error.filename}': {error.strerror}")
+        raise Quarantine(f"order {number}, request {hash(job.data) & 0xffffffffff:#x}: "
+                         f"cannot write '{error.filename}': {error.strerror}")
     return f"invoice {number}"

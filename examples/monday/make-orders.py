@@ -11,7 +11,8 @@ wrong, unwanted = number * 8 // 1000, number * 2 // 1000
 Path("new").mkdir(exist_ok=True)
 Path("new/logo.png").touch()
 for n in range(1, number + 1):
-    order = {"order": n, "customer": "Müller & Söhne" if n % 3 else "Smith", "logo": "new/logo.png", "format": "pdf", "left": None}
+    order = {"order": n, "customer": "Müller & Söhne" if n % 3 else "Smith",
+             "logo": "new/logo.png", "format": "pdf", "left": None}
     place = n * 7919 % number   # spread over the whole
     if place < wrong:
         order.update(customer="Čapek", logo=f"old/logo-{n}.png")

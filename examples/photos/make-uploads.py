@@ -59,7 +59,7 @@ def uploads(photographs):
     yield "bad-truncated.jpg", (EXAMPLES / "demo/photos/rocket.jpg").read_bytes()
     yield "bad-bomb.png", bomb(30_000)
     yield "bad-text.png", wordy_png(encoded(cat, "PNG"), 30_000_000)
-    yield "bad-notes.jpg", "Dear Lensmob, where is my picture?\n".encode()
+    yield "bad-notes.jpg", b"Dear Lensmob, where is my picture?\n"
     yield "bad-empty.jpg", b""
     yield "bad-memory.png", encoded(Image.new("RGB", (6000, 6000), "navy"), "PNG")
     yield "bad-slow.jpg", slow_jpeg(2000)

@@ -1,6 +1,8 @@
 # gm-work --pipe resize -- gm-python --setup=setup images:resize
 import io
+
 from PIL import Image
+
 from libgm.python import Quarantine
 
 

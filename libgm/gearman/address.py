@@ -11,7 +11,7 @@ PORT = 4730
 
 
 def timeout() -> float:
-    """Seconds to connect in, and for a server to answer in: $GM_TIMEOUT, or 5; at most a day."""
+    """Seconds for a server to accept a connection, and to answer: $GM_TIMEOUT, or 5; at most a day. Raises Usage."""
     try:
         return min(86400.0, max(0.05, float(os.environ.get("GM_TIMEOUT", "5"))))
     except ValueError:
@@ -19,7 +19,7 @@ def timeout() -> float:
 
 
 class Server(collections.namedtuple("Server", "host port tls")):
-    """Where a server listens; str() is how it is typed."""
+    """The address of a server; str() writes it as users do."""
 
     __slots__ = ()
 

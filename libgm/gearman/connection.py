@@ -1,20 +1,14 @@
-"""python3_gearman made byte-exact: servers, and one connection class that frames bytes. What drives it: manager.py.
-
-They stand on the library's own extension points (connection_class, command_handler_class, data_encoder); what the
-library gets wrong and how is in its users' notes at each class.
-"""
+"""A connection to one server: frames of bytes, in and out. The managers (manager.py) decide when."""
 
 from __future__ import annotations
 
-import array
 import errno
-import fcntl
 import os
 import select
 import socket
 import struct
-import termios
 import time
+from collections.abc import Callable
 
 from python3_gearman import connection as library
 from python3_gearman import errors as library_errors
@@ -22,16 +16,25 @@ from python3_gearman import protocol
 
 from libgm import job
 from libgm.errors import Error, Unavailable, reason
+from libgm.gearman import tcp, tls
 from libgm.gearman.address import Server, timeout
+
+TYPE_CHECKING = False   # as mypy reads it; typing is not imported when the tools run
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 HEADER = struct.Struct(">4sII")
 LIMIT = job.MAX_PAYLOAD + 4096   # bytes; a longer declared length is not believed
-CHUNK = 1 << 18
-SMALL = 1 << 16                  # of a first read: the memory for a larger one is asked of the kernel each time
-SEND = 1 << 20
+CHUNK = 1 << 18                  # bytes of a read
+SMALL = 1 << 16                  # bytes of a first read: the kernel is asked for the memory of a larger one each time
+SEND = 1 << 20                   # bytes of a write
+NAMES = 1 << 16                  # bytes before a payload: handle, function, unique; gearmand takes functions of some kilobytes
+SLOWEST = 1000                   # bytes a second: a server that keeps us waiting at less counts as silent
+LOOK = 0.1                       # seconds between two looks at what the peer has acknowledged
+CUT_UNIQUE = 63                  # bytes: what gearmand leaves of a longer unique in JOB_ASSIGN_UNIQ
 PARAMS = protocol.GEARMAN_PARAMS_FOR_COMMAND
-ERROR = protocol.GEARMAN_COMMAND_ERROR
 ASSIGN = protocol.GEARMAN_COMMAND_JOB_ASSIGN_UNIQ
+STATUS_RES = protocol.GEARMAN_COMMAND_STATUS_RES
 TEXT = protocol.GEARMAN_COMMAND_TEXT_COMMAND
 
 
@@ -40,11 +43,12 @@ class ServerLost(Unavailable, library_errors.ConnectionError):
 
 
 class Refused(Error):
-    """An ERROR packet; .code is gearmand's, such as b"QUEUE_ERROR"."""
+    """An ERROR packet; .code is the server's, such as b"QUEUE_ERROR"."""
 
     def __init__(self, code: bytes, text: bytes):
         self.code = code
-        super().__init__(f"the server refused it: {code.decode('utf-8', 'replace')}: {text.decode('utf-8', 'replace')}")
+        said = b": ".join(filter(None, (code, text.rstrip(b"\0").strip())))
+        super().__init__(f"the server refused it: {said.decode('utf-8', 'replace')}")
 
 
 class Connection(library.GearmanConnection):
@@ -55,31 +59,35 @@ class Connection(library.GearmanConnection):
     (type, {name: bytes}).
     """
 
-    connect_cooldown_seconds = 0.0   # pauses are the callers', who wait instead of failing
+    connect_cooldown_seconds = 0.0   # the managers pause between attempts
 
     def __init__(self, server: Server):
         self.server = server
-        self.spool = None     # callable(handle, function, unique, length) -> binary file for a payload in a packet over .limit
-        self.limit = LIMIT    # bytes; what is longer and no payload is not believed
+        # (handle, function, unique, length) -> binary file, for a payload in a packet over .limit; no other is believed
+        self.spool: Callable | None = None
+        self.limit = LIMIT   # bytes
+        self.connect_limit: float | None = None   # seconds to connect in; None: timeout()
         super().__init__(host=server.host, port=server.port)
 
     def _reset_connection(self) -> None:
         super()._reset_connection()
         self._incoming = bytearray()
         self._outgoing: list = []
-        self.moved = 0.0             # time.monotonic() when bytes last went either way: a large payload takes its time
-        self._sent = self._taken = 0 # bytes given to the kernel, and of those what the peer had taken at the last look
-        self._needs = HEADER.size    # bytes before the next look at _incoming can tell anything new
-        self._spooling = None        # (type, arguments, file, bytes left) of a payload that goes into a file
-        self.textual = False         # admin replies are lines
+        self._sent = self._taken = 0 # bytes given to the kernel, and of those what the peer had acknowledged at the last look
+        self._needs = HEADER.size    # bytes that _incoming must have before there is more to cut off
+        self._spooling: tuple | None = None   # (type, arguments, file, bytes left) of a payload that goes into a file
+        self._mark = b""             # ends the answer to an admin question
         self._heard = False          # whether the peer has said anything
+        self.since = 0.0             # time.monotonic() from which an answer is due: of the question, or of the last answer
+        self._moved = 0.0            # time.monotonic() at which bytes were last seen to go either way
+        self._traffic = 0            # bytes that went either way since .since
 
     # ---- connecting
 
     def _create_client_socket(self) -> None:
-        limit = timeout()
+        limit, began = min(timeout(), self.connect_limit or timeout()), time.monotonic()
         try:
-            plain = socket.create_connection((self.server.host, self.server.port), limit)
+            plain = tcp.connect(self.server.host, self.server.port, limit)
         except socket.timeout:
             self.lose(f"cannot connect: no answer in {limit:g} s")
         except ValueError as error:   # of the host's name
@@ -88,32 +96,14 @@ class Connection(library.GearmanConnection):
             hint = ": is gearmand running? gm-server starts one" if error.errno == errno.ECONNREFUSED else ""
             self.lose(f"cannot connect: {reason(error)}{hint}")
         try:
-            for level, name, value in ((socket.IPPROTO_TCP, "TCP_NODELAY", 1), (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
-                                       (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 60), (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 10),
-                                       (socket.IPPROTO_TCP, "TCP_KEEPCNT", 6), (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 120000)):
-                if hasattr(socket, name):
-                    plain.setsockopt(level, getattr(socket, name), value)
-            self.gearman_socket = self._secure(plain) if self.server.tls else plain
-        except OSError as error:
+            plain.settimeout(max(0.05, began + limit - time.monotonic()))
+            self.gearman_socket = tls.secure(plain, self.server.host) if self.server.tls else plain
+        except tls.Untrusted as error:
             plain.close()
-            self.lose("cannot connect: " + (tls_trouble(error) if self.server.tls else reason(error)))
+            self.lose(str(error))
         self.gearman_socket.setblocking(False)
 
-    def _secure(self, plain: socket.socket) -> socket.socket:
-        """plain under TLS: the certificate and its name are verified, without a way around it."""
-        import ssl
-        authority, certificate, key = (os.environ.get(name) or None for name in
-                                       ("GM_TLS_CA", "GM_TLS_CERT", "GM_TLS_KEY"))
-        try:
-            context = ssl.create_default_context(cafile=authority)
-            if certificate:
-                context.load_cert_chain(certificate, key, password=lambda: b"")   # nobody is asked for it
-        except OSError as error:
-            names = " ".join(filter(None, (authority, certificate, key)))
-            self.lose(f"$GM_TLS_...: cannot use {names}: {reason(error)}")
-        return context.wrap_socket(plain, server_hostname=self.server.host)
-
-    def lose(self, why: str):
+    def lose(self, why: str) -> NoReturn:
         """Mark the connection as gone. Raises ServerLost."""
         self.connected = False
         raise ServerLost(f"{self.server}: {why}")
@@ -129,10 +119,15 @@ class Connection(library.GearmanConnection):
         self._outgoing.append(HEADER.pack(b"\0REQ", command, len(body)))
         self._outgoing.append(body)
 
-    def put_text(self, line: bytes) -> None:
-        """Queue a line of the admin protocol; its answer is lines too."""
-        self.textual = True
-        self._outgoing.append(line)
+    def put_question(self, lines: bytes) -> None:
+        """Queue admin commands, each a line with its end; the whole answer comes as one TEXT command.
+
+        Lists end in a line with a dot, but so may the name of a function, and some servers pass over what they do not know.
+        So the status of a job with a random handle is asked behind them: every server repeats the handle.
+        """
+        self._mark = os.urandom(16).hex().encode()
+        self._outgoing.append(lines)
+        self.put(protocol.GEARMAN_COMMAND_GET_STATUS, self._mark)
 
     def send_command(self, cmd_type: int, cmd_args: dict) -> None:
         self.put(cmd_type, *(cmd_args[name] for name in PARAMS[cmd_type]))
@@ -140,10 +135,7 @@ class Connection(library.GearmanConnection):
     def writable(self) -> bool:
         return self.connected and bool(self._outgoing)
 
-    def send_commands_to_buffer(self) -> None:
-        pass   # frames are packed as they are queued
-
-    def send_data_to_socket(self) -> int:
+    def flush(self) -> int:
         """Send what can be sent now; the number of buffers left. Raises ServerLost."""
         if not self.connected:
             self.lose("not connected")
@@ -155,25 +147,12 @@ class Connection(library.GearmanConnection):
                 if would_block(error):
                     break
                 self.lose(f"connection lost: {reason(error)}")
-            self.moved = time.monotonic()
             self._sent += sent
             if sent == len(data):
                 del self._outgoing[0]
             else:
                 self._outgoing[0] = data[sent:]
         return len(self._outgoing)
-
-    flush = send_data_to_socket
-
-    def draining(self) -> bool:
-        """Whether the peer has taken more of what the kernel holds since this was last asked; that counts as moved."""
-        left = array.array("i", [0])
-        fcntl.ioctl(self.gearman_socket.fileno(), termios.TIOCOUTQ, left)
-        taken, before = self._sent - left[0], self._taken
-        self._taken = taken
-        if taken > before:
-            self.moved = time.monotonic()
-        return taken > before
 
     def _next_to_send(self) -> memoryview:
         """What is first in the queue, small buffers joined; a large one or what was sent in part is never copied again."""
@@ -186,18 +165,47 @@ class Connection(library.GearmanConnection):
             queue[:count] = [memoryview(queue[0] if count == 1 else b"".join(queue[:count]))]
         return queue[0]
 
-    def part(self, seconds: float = 1.0) -> None:
+    def hang_up(self, ended=lambda: False) -> None:
         """Say that no more comes, and wait for the peer to close: closing with something unread would be a reset, which
-        may overtake what we sent."""
-        until = time.monotonic() + seconds
-        poll = select.poll()
+        may overtake what we sent. The wait goes on while the peer takes any of that, and until ended()."""
         try:
             self.gearman_socket.shutdown(socket.SHUT_WR)
+            poll = select.poll()
             poll.register(self.gearman_socket.fileno(), select.POLLIN)
-            while poll.poll(max(0, int((until - time.monotonic()) * 1000))) and self.gearman_socket.recv(CHUNK):
-                pass
+            self.expect()
+            while not ended() and time.monotonic() < self.moved() + 1.0:
+                if poll.poll(50) and not self.gearman_socket.recv(CHUNK):
+                    return
         except OSError:
             pass   # it has gone already
+
+    # ---- waiting for an answer
+
+    def expect(self) -> None:
+        """An answer is due from now on; whatever came before has come whole."""
+        self.since, self._traffic = time.monotonic(), 0
+
+    def patience(self, limit: float) -> float:
+        """Seconds to wait for the answer that is due; from zero on the server counts as silent.
+
+        It is silent when limit seconds have passed without a byte either way, or with fewer than SLOWEST bytes a second
+        beyond them: a packet that comes byte by byte is no answer, a large payload on a slow line takes its time.
+        """
+        now = time.monotonic()
+        early = self.since + min(LOOK, limit) - now
+        if early > 0:
+            return early   # as nearly always: without a look at the socket
+        left = min(self.moved() + limit, self.since + limit + self._traffic / SLOWEST) - now
+        return min(left, LOOK) if self._taken < self._sent else left
+
+    def moved(self) -> float:
+        """time.monotonic() at which bytes were last seen to go either way, or of expect()."""
+        if self._taken < self._sent:
+            taken = self._sent - tcp.unacknowledged(self.gearman_socket)   # under TLS, where more is sent, a little less
+            if taken > self._taken:
+                self._traffic += taken - self._taken
+                self._taken, self._moved = taken, time.monotonic()
+        return max(self.since, self._moved)
 
     # ---- receiving
 
@@ -212,20 +220,21 @@ class Connection(library.GearmanConnection):
                 chunk = self.gearman_socket.recv(size)
             except OSError as error:
                 if got or would_block(error):
-                    break   # a loss is told by the next read
+                    break   # the next read reports the loss
                 self.lose(f"connection lost: {reason(error)}")
             if not chunk:
                 if got:
-                    break   # the next read tells
-                self.lose("connection lost: the server closed it" +
-                          ("" if self._heard and not self.textual else ": is it a gearmand?"))
+                    break   # the next read reports it
+                hint = "" if self._heard and not self._mark else ": is it a gearmand?"
+                self.lose("connection lost: the server closed it" + hint)
             self._heard = True
             got += len(chunk)
             self._take(chunk)
             if len(chunk) < size and not self.server.tls:
                 break
         if got:
-            self.moved = time.monotonic()
+            self._moved = time.monotonic()
+            self._traffic += got
         return got
 
     def _take(self, chunk: bytes) -> None:
@@ -243,15 +252,10 @@ class Connection(library.GearmanConnection):
         self._incoming += chunk
 
     def read_commands_from_buffer(self) -> int:
-        """Cut whole frames (or admin lines) off what was read; how many. Raises ServerLost for what is no frame."""
+        """Cut whole frames off what was read; how many. Raises ServerLost for what is no frame."""
         data, commands = self._incoming, self._incoming_commands
-        if self.textual:
-            *lines, rest = data.split(b"\n")
-            self._incoming = rest
-            if len(rest) > self.limit:
-                self.lose("no Gearman server: a line without an end")
-            commands.extend((TEXT, {"raw_text": bytes(line)}) for line in lines)
-            return len(lines)
+        if self._mark:
+            return self._read_answer()
         if len(data) < self._needs:
             return 0
         at, count, size = 0, 0, len(data)
@@ -263,10 +267,10 @@ class Connection(library.GearmanConnection):
             if names is None or kind == TEXT:
                 self.lose(f"no Gearman server: unknown command {kind}")
             if length > self.limit:
-                if not (kind == ASSIGN and self.spool):
+                if kind != ASSIGN or self.spool is None:
                     self.lose(f"declared a packet of {length} bytes: more than is ever taken")
-                if not self._begin_spooling(data, at + HEADER.size, length, names):
-                    self._needs = HEADER.size + 4096
+                if not self._begin_spooling(self.spool, data, at + HEADER.size, length, names):
+                    self._needs = HEADER.size + NAMES
                     break
                 self._needs = HEADER.size
                 return count + 1
@@ -277,6 +281,8 @@ class Connection(library.GearmanConnection):
             fields = split(data, at + HEADER.size, end, len(names))
             if len(fields) != len(names):
                 self.lose(f"no Gearman server: command {kind} with {len(fields)} fields")
+            if kind == ASSIGN and len(fields[2]) == CUT_UNIQUE and fields[3].startswith(b"\0"):
+                fields[3] = fields[3][1:]
             commands.append((kind, dict(zip(names, fields))))
             at, count = end, count + 1
         else:
@@ -284,17 +290,34 @@ class Connection(library.GearmanConnection):
         del data[:at]
         return count
 
-    def _begin_spooling(self, data: bytearray, at: int, length: int, names) -> bool:
+    def _read_answer(self) -> int:
+        """Cut the answer to an admin question off what was read, when its end is here; how many answers. Raises ServerLost."""
+        data, body = self._incoming, self._incoming.find(self._mark, max(0, self._needs - HEADER.size - len(self._mark)))
+        self._needs = len(data)
+        if body < HEADER.size:
+            if len(data) > self.limit:
+                self.lose("no Gearman server: an answer without an end")
+            return 0
+        magic, kind, length = HEADER.unpack_from(data, body - HEADER.size)
+        if (magic, kind) != (b"\0RES", STATUS_RES):
+            self.lose("no Gearman server: it answered what was not asked")
+        if len(data) < body + length:
+            return 0
+        self._incoming_commands.append((TEXT, {"raw_text": bytes(data[:body - HEADER.size])}))
+        del data[:body + length]
+        self._mark, self._needs = b"", HEADER.size
+        return 1
+
+    def _begin_spooling(self, spool: Callable, data: bytearray, at: int, length: int, names) -> bool:
         """Let a payload that is too large go into a file; False while its names are not all here."""
-        fields = bytes(data[at:at + 4096]).split(b"\0", len(names) - 1)
-        if len(fields) < len(names):
-            if len(data) - at >= 4096:
+        *heads, payload = bytes(data[at:at + NAMES]).split(b"\0", len(names) - 1)
+        if len(heads) < len(names) - 1 or not payload:
+            if len(data) - at >= NAMES:
                 self.lose("no Gearman server: a job without an end to its names")
             return False
-        heads = fields[:-1]
-        skip = sum(len(head) + 1 for head in heads)
+        skip = sum(len(head) + 1 for head in heads) + (len(heads[2]) == CUT_UNIQUE and payload.startswith(b"\0"))
         try:
-            file = self.spool(*heads, length - skip)
+            file = spool(*heads, length - skip)
         except OSError as error:
             self.lose(f"a payload too large for memory cannot be written to a file: {reason(error)}")
         rest = bytes(data[at + skip:])
@@ -306,7 +329,7 @@ class Connection(library.GearmanConnection):
 
 def split(data: bytearray, start: int, end: int, count: int) -> list[bytes]:
     """At most count fields between start and end of data, each copied once; the last may hold NUL."""
-    fields = []
+    fields: list[bytes] = []
     with memoryview(data) as view:
         while len(fields) < count - 1 and start <= end:
             stop = data.find(0, start, end)
@@ -317,18 +340,6 @@ def split(data: bytearray, start: int, end: int, count: int) -> list[bytes]:
         if count:
             fields.append(bytes(view[start:end]))
     return fields
-
-
-def tls_trouble(error: OSError) -> str:
-    """Why a TLS connection could not be made."""
-    import ssl
-    verify = getattr(error, "verify_message", "")
-    if verify:
-        return f"its certificate cannot be trusted: {verify.lower().rstrip('.')}"
-    if isinstance(error, (ssl.SSLError, ConnectionError)):
-        why = getattr(error, "reason", None) or error.strerror or str(error)
-        return f"no TLS there: {why.lower().replace('_', ' ')} (a plain port?)"
-    return reason(error)
 
 
 def would_block(error: OSError) -> bool:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import random
 import select
 import time
 
 from python3_gearman import protocol
-from python3_gearman.connection_manager import DataEncoder
+from python3_gearman.command_handler import GearmanCommandHandler
+from python3_gearman.connection_manager import DataEncoder, GearmanConnectionManager
 
-from libgm.gearman.address import Server
+from libgm.backoff import Backoff
+from libgm.gearman.address import Server, timeout
 from libgm.gearman.connection import PARAMS, Connection, ServerLost
 
+NOT_ASKED = {protocol.GEARMAN_COMMAND_STATUS_RES, protocol.GEARMAN_COMMAND_ECHO_RES, protocol.GEARMAN_COMMAND_JOB_ASSIGN}
 RECEIVERS = {kind: protocol.get_command_name(kind).lower().replace("gearman_command_", "recv_")
-             for kind in PARAMS}
+             for kind in PARAMS if kind not in NOT_ASKED}
+FOREGROUND = {"high": protocol.GEARMAN_COMMAND_SUBMIT_JOB_HIGH, "normal": protocol.GEARMAN_COMMAND_SUBMIT_JOB,
+              "low": protocol.GEARMAN_COMMAND_SUBMIT_JOB_LOW}
+BACKGROUND = {"high": protocol.GEARMAN_COMMAND_SUBMIT_JOB_HIGH_BG, "normal": protocol.GEARMAN_COMMAND_SUBMIT_JOB_BG,
+              "low": protocol.GEARMAN_COMMAND_SUBMIT_JOB_LOW_BG}
+HURRY = 1.0   # seconds that the others wait for a server to accept a connection, once it was in trouble
+COST = 20     # seconds that a server stays away for each second that the others had to wait for it
 
 
 class Bytes(DataEncoder):
@@ -28,7 +36,29 @@ class Bytes(DataEncoder):
         return data
 
 
-class Manager:
+class Recovery:
+    """A server's trouble: .error, None while it is well, and .retry_at, the time.monotonic() from which to try it again."""
+
+    __slots__ = ("backoff", "retry_at", "error")
+
+    def __init__(self):
+        self.backoff, self.retry_at, self.error = Backoff(0.1, 15.0, 0.25), 0.0, None
+
+    def lost(self, error: ServerLost, cost: float) -> bool:
+        """Note a loss that others had to wait cost seconds for; whether it is the first since the server last answered."""
+        first, self.error = self.error is None, error
+        self.retry_at = time.monotonic() + max(self.backoff.next(), COST * cost)
+        return first
+
+    def answered(self) -> bool:
+        """Note an answer: only that ends the trouble, not a connection. Whether there was any."""
+        was, self.error = self.error, None
+        if was:
+            self.backoff.reset()
+        return was is not None
+
+
+class Manager(GearmanConnectionManager):
     """What our client, worker and admin share: mixed in before the library's manager class.
 
     The library polls with select(), which fails over descriptor 1023, and ends the process when it is interrupted.
@@ -37,10 +67,60 @@ class Manager:
     data_encoder = Bytes
     connection_class = Connection
 
+    def __init__(self, servers: list[Server]):
+        self.recovery: dict[Connection, Recovery] = {}
+        self.woken: list[int] = []   # descriptors of `wake` that ended the last poll
+        super().__init__(servers)
+
     def add_connection(self, server: Server) -> Connection:
         connection = self.connection_class(server)
         self.connection_list.append(connection)
+        self.recovery[connection] = Recovery()
         return connection
+
+    # ---- reconnecting
+
+    def attempt(self, connection: Connection) -> bool:
+        """Whether the server is connected, after an attempt when one is due."""
+        if connection.connected:
+            return True
+        began, recovery = time.monotonic(), self.recovery[connection]
+        if recovery.retry_at > began:
+            return False
+        connection.connect_limit = HURRY if recovery.error and self.connection_to_handler_map else None
+        try:
+            self.establish_connection(connection)
+        except ServerLost as error:
+            connection.close()
+            self.lost(connection, error, time.monotonic() - began)
+            return False
+        return True
+
+    def drop(self, connection: Connection, error: ServerLost, cost: float = 0.0) -> None:
+        """Close a connection that was lost, or is given up."""
+        self.handle_error(connection)
+        self.lost(connection, error, cost)
+
+    def lost(self, connection: Connection, error: ServerLost, cost: float) -> bool:
+        """Note a loss, of which the handler knows already; whether it is the first since the server last answered."""
+        return self.recovery[connection].lost(error, cost if self.connection_to_handler_map else 0.0)
+
+    def patience(self) -> float:
+        """Seconds until a server that owes an answer may count as silent; at most timeout()."""
+        limit = timeout()
+        return min((max(0.0, connection.patience(limit)) for connection, handler in self.connection_to_handler_map.items()
+                    if handler.owes()), default=limit)
+
+    def drop_silent(self, connections) -> None:
+        """Drop each server that owes an answer for too long; what has arrived from it was to be read before."""
+        limit = timeout()
+        late = time.monotonic() - limit
+        for connection in connections:
+            if connection.connected and connection.since <= late and connection.patience(limit) <= 0 and \
+                    self.connection_to_handler_map[connection].owes():
+                self.drop(connection, ServerLost(f"{connection.server}: no answer in {limit:g} s"), limit)
+
+    # ---- sending and receiving
 
     def poll_connections_once(self, submitted_connections, timeout=None, wake=()):
         """(readable, writable, broken) connections; wake: more descriptors that end the wait when readable, or a dict
@@ -52,7 +132,7 @@ class Manager:
                 poll.register(connection.fileno(), select.POLLIN | (select.POLLOUT if connection.writable() else 0))
         for fd in wake:
             poll.register(fd, wake[fd] if isinstance(wake, dict) else select.POLLIN)
-        self.woken: list = []
+        self.woken = []
         readable, writable = set(), set()
         for fd, what in poll.poll(None if timeout is None else max(0, int(timeout * 1000 + 0.999))):
             if fd in by_fd:
@@ -67,32 +147,34 @@ class Manager:
     def handle_connection_activity(self, rd_connections, wr_connections, ex_connections):
         """As the library's, but the reason of a loss is kept for lost()."""
         for connection in wr_connections:
-            if connection.connected:
-                try:
-                    connection.flush()
-                except ServerLost as error:
-                    self._drop(connection, error)
+            self.flush(connection)
         for connection in rd_connections:
             if connection.connected:
                 try:
                     self.handle_read(connection)
                 except ServerLost as error:
-                    self._drop(connection, error)
+                    self.drop(connection, error)
         return rd_connections, wr_connections, ex_connections
 
-    def _drop(self, connection: Connection, error: ServerLost) -> None:
-        self.handle_error(connection)
-        self.lost(connection, error)
+    def flush(self, connection: Connection) -> None:
+        """Send what is queued for a server, as far as that goes at once."""
+        if connection.writable():
+            try:
+                connection.flush()
+            except ServerLost as error:
+                self.drop(connection, error)
 
-    def lost(self, connection: Connection, error: ServerLost) -> None:
-        """A connection has gone; its handler has been told."""
-        raise error
 
-
-class Handler:
+class Handler(GearmanCommandHandler):
     """What our handlers share: mixed in before the library's, whose handling stops at an ERROR packet."""
 
-    recv_status_res = recv_echo_res = recv_job_assign = None   # answers to what we never ask
+    def initial_state(self, *_, **__):
+        self.connection: Connection = self.connection_manager.handler_to_connection_map[self]
+        self.recovery: Recovery = self.connection_manager.recovery[self.connection]
+
+    def owes(self) -> bool:
+        """Whether the server is to answer something."""
+        return False
 
     def fetch_commands(self) -> None:
         while True:
@@ -103,23 +185,8 @@ class Handler:
 
     def take(self, kind: int, arguments: dict) -> None:
         """Handle a command. Raises ServerLost for one that no server sends to the likes of us."""
-        receive = getattr(self, RECEIVERS[kind], None)
+        receive = getattr(self, RECEIVERS.get(kind, ""), None)
         if receive is None:
-            connection = self.connection_manager.handler_to_connection_map[self]
-            connection.lose(f"no Gearman server: it sent us {protocol.get_command_name(kind)}")
+            self.connection.lose(f"no Gearman server: it sent us {protocol.get_command_name(kind)}")
         receive(**arguments)
 
-
-class Backoff:
-    """When a server may be tried again: 0.1 s doubling to 15 s, jittered; time.monotonic() in .at."""
-
-    def __init__(self):
-        self.pause, self.at = 0.1, 0.0
-
-    def failed(self, cost: float = 0.0) -> None:
-        """It did, after having kept us for cost seconds: a server that swallows what is sent is tried the less often."""
-        self.at = time.monotonic() + max(self.pause, 20 * cost) * random.uniform(0.75, 1.25)
-        self.pause = min(15.0, self.pause * 2)
-
-    def worked(self) -> None:
-        self.__init__()

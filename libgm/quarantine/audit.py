@@ -7,7 +7,7 @@ import time
 from functools import lru_cache
 
 from libgm.quarantine import jobs
-from libgm.quarantine.file import Store
+from libgm.quarantine.file import Store, text
 from libgm.quarantine.selection import paged, where
 from libgm.units import age
 
@@ -51,6 +51,12 @@ def write_down_where(store: Store, action: str, where: str, values: dict, edited
     chosen = ["id" if name == "job" else name if name in OF_JOB else ":" + name for name in names]
     store.execute(f"INSERT INTO audit ({', '.join(names)}) SELECT {', '.join(chosen)} FROM job WHERE {where}",
                   {**values, **by(action), "edited": edited, "why": why})
+
+
+def write_down_function(store: Store, action: str, function: bytes, why: str | None) -> None:
+    """Enter what was done to a function (or glob): it is paused, or resumed."""
+    values = {**by(action), "function": text(function), "why": why}
+    store.execute(f"INSERT INTO audit ({', '.join(values)}) VALUES ({', '.join(':' + name for name in values)})", values)
 
 
 def by(action: str) -> dict:

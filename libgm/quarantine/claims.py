@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 
 from libgm import wire
-from libgm.quarantine import audit, processes
+from libgm.quarantine import audit, pauses, processes
 from libgm.quarantine.file import Store
 from libgm.quarantine.jobs import COLUMNS, select
 
@@ -89,30 +89,36 @@ def void_dead(store: Store) -> None:
             store.execute("UPDATE job SET claim = NULL WHERE claim = ?", (process,))
 
 
-def claim_due(store: Store, servers: str, now: float, horizon: float, limit: int = 200) -> list[dict]:
-    """Claim delayed retries of workers with the same server list that are due, or due beyond horizon (the clock stepped).
+def claim_due(store: Store, servers: str, now: float, horizon: float, limit: int = 1000) -> list[dict]:
+    """Claim delayed jobs of workers with the same server list that are due, but not those of paused functions.
 
-    now, horizon: epoch seconds. Returns dicts by COLUMNS whose `sends` is the number to send them under. What this process
-    had claimed before and could not finish is void first.
+    now, horizon: epoch seconds. A retry that is due beyond horizon is due now, since the clock was stepped; a job of gm-at,
+    which has never failed, waits for its time only. Returns dicts by COLUMNS whose `sends` is the number to send them under.
+    What this process had claimed before and could not finish is void first.
     """
     void(store)
-    due = "state = 'delayed' AND servers = ? AND (due <= ? OR due > ?)"
-    if store.execute(f"SELECT 1 FROM job WHERE {due} LIMIT 1", (servers, now, horizon)).fetchone() is None:
+    due = "state = 'delayed' AND servers = ? AND (due <= ? OR (due > ? AND last_failed IS NOT NULL))"
+    values: list = [servers, now, horizon]
+    paused = pauses.delayed(store, now)
+    if paused:
+        due += f" AND function NOT IN ({', '.join('?' * len(paused))})"
+        values += paused
+    if store.execute(f"SELECT 1 FROM job WHERE {due} LIMIT 1", values).fetchone() is None:
         return []
     claimed, size = [], 0
     with store.transaction():
         void_dead(store)
         cursor = store.execute(f"SELECT claim_sends, claim_digest, {select(store)} FROM job WHERE {due} AND claim IS NULL "
-                               "ORDER BY due LIMIT ?", (servers, now, horizon, limit))
+                               "ORDER BY due LIMIT ?", (*values, limit))
         for before, how, *found in cursor:
-            values = dict(zip(COLUMNS, found))
-            values["sends"] = number(values["sends"], before, how, RETRY)
-            claimed.append(values)
+            row = dict(zip(COLUMNS, found))
+            row["sends"] = number(row["sends"], before, how, RETRY)
+            claimed.append(row)
             size += len(found[-1])
             if size > CLAIMED:
                 break
         cursor.close()
-        claim(store, {values["id"]: values["sends"] for values in claimed}, RETRY)
+        claim(store, {row["id"]: row["sends"] for row in claimed}, RETRY)
     return claimed
 
 

@@ -18,7 +18,7 @@ class Brake:
 
     def __init__(self, failed: str = "[]", since: float | None = None, why: str | None = None,
                  succeeded: float | None = None, next_start: float | None = None):
-        self.failed: list[str] = json.loads(failed)
+        self.failed: list[str] = [] if failed == "[]" else json.loads(failed)
         self.since, self.why, self.succeeded, self.next_start = since, why, succeeded, next_start or 0.0
 
 
@@ -32,8 +32,8 @@ def read(store: Store, function: bytes) -> Brake:
 def note_failure(store: Store, function: bytes, failed: list[str], since: float | None, why: str | None) -> None:
     """Write the jobs that failed in a row, and the outage that begins with the last of them, or None; in a transaction of the
     caller's."""
-    store.execute("INSERT INTO brake (function, failed, since, why, next_start) VALUES (?1, ?2, ?3, ?4, ?3) ON CONFLICT DO UPDATE "
-                  "SET failed = ?2, since = ?3, why = ?4, next_start = ?3", (text(function), json.dumps(failed), since, why))
+    store.execute("INSERT INTO brake (function, failed, since, why, next_start) VALUES (?1, ?2, ?3, ?4, ?3) ON CONFLICT DO "
+                  "UPDATE SET failed = ?2, since = ?3, why = ?4, next_start = ?3", (text(function), json.dumps(failed), since, why))
 
 
 def note_success(store: Store, function: bytes, now: float) -> None:
@@ -52,7 +52,8 @@ def release(store: Store, function: bytes, now: float, known_bad: bool) -> None:
     """What was held is due; in a transaction of the caller's. known_bad: there was a success, so that jobs which failed before
     it and fail again are to blame themselves."""
     store.execute("UPDATE job SET due = CASE WHEN held IS NULL THEN due ELSE ?1 END, held = NULL, known_bad = known_bad OR ?2 "
-                  "WHERE function = ?3 AND state = 'delayed' AND last_failed IS NOT NULL AND (?2 OR held IS NOT NULL)",
+                  "WHERE function = ?3 AND state = 'delayed' AND last_failed IS NOT NULL AND claim IS NULL "
+                  "AND (?2 OR held IS NOT NULL)",
                   (now, known_bad, text(function)))
 
 

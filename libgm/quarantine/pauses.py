@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from libgm import names
+from libgm.quarantine import processes
 from libgm.quarantine.file import Store, raw, text
+from libgm.units import age
 
 
 class Pause:
@@ -14,8 +17,12 @@ class Pause:
         self.glob, self.since, self.until, self.why, self.user = raw(glob), since, until, why, user
 
     def covers(self, function: bytes) -> bool:
-        from fnmatch import fnmatchcase
-        return fnmatchcase(function.decode("utf-8", "surrogateescape"), self.glob.decode("utf-8", "surrogateescape"))
+        return names.matches(function, self.glob)
+
+    def summary(self, now: float) -> str:
+        """The pause in a few words, with its age: `paused by root 5m: new disk`."""
+        return ("paused" + (f" by {self.user}" if self.user else "") + f" {age(max(0, now - self.since))}" +
+                (f": {self.why}" if self.why else ""))
 
     def __str__(self) -> str:
         return "paused" + (f" by {self.user}" if self.user else "") + (f": {self.why}" if self.why else "")
@@ -38,6 +45,27 @@ def standing(store: Store, now: float) -> list[Pause]:
                                               "WHERE until IS NULL OR until > ? ORDER BY since", (now,))]
 
 
+def delayed(store: Store, now: float) -> list[str | bytes]:
+    """The functions under a pause that have delayed jobs, as the file holds their names."""
+    found = standing(store, now)
+    return [function for function, in store.rows("SELECT DISTINCT function FROM job WHERE state = 'delayed'")
+            if any(pause.covers(raw(function)) for pause in found)] if found else []
+
+
 def find(store: Store, function: bytes, now: float) -> Pause | None:
     """The pause that a function is under, None where it is under none."""
     return next((pause for pause in standing(store, now) if pause.covers(function)), None)
+
+
+def workers(store: Store) -> list[bytes]:
+    """The functions of the living gm-work processes on the file, one entry for each of them."""
+    return [raw(function) for ident, function in _gm_work(store, "function") if processes.lives(store, ident)]
+
+
+def worker_pids(store: Store) -> list[int]:
+    """The pids of the living gm-work processes on the file, as each sees its own."""
+    return [pid for ident, pid in _gm_work(store, "pid") if processes.lives(store, ident)]
+
+
+def _gm_work(store: Store, column: str) -> list[tuple]:
+    return store.rows(f"SELECT id, {column} FROM process WHERE tool = 'gm-work' AND {column} IS NOT NULL")

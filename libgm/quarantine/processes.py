@@ -41,23 +41,23 @@ def join(store: Store, tool: str, function: bytes | None = None, servers: str | 
            "function": None if function is None else text(function), "servers": servers}
     if store.version >= 3:
         row["boot"] = boot()
-    ident = None
+    wanted, ident = None, 0
     try:
         with store.transaction():
             for _ in range(TRIES):
-                entry = {"id": ident, **row}
+                entry = {"id": wanted, **row}
                 ident = store.execute(f"INSERT INTO process ({', '.join(entry)}) "
-                                      f"VALUES ({', '.join(':' + name for name in entry)})", entry).lastrowid
+                                      f"VALUES ({', '.join(':' + name for name in entry)})", entry).lastrowid or 0
                 if hold(store.path, ident):
                     break
                 store.execute("DELETE FROM process WHERE id = ?", (ident,))
-                ident += 1
+                wanted = ident + 1
             else:
                 raise Unavailable(f"{store.path}-alive: cannot lock: {TRIES} ids are taken")
     except OSError as error:
         raise Unavailable(f"{store.path}-alive: cannot lock: {reason(error)}") from None
     except Unavailable:
-        drop(store.path, ident)   # the id may be another's next
+        drop(store.path, ident or None)   # the id may be another's next
         raise
     store.process, store.entry = ident, {**row, "id": ident}
     return ident
@@ -91,6 +91,12 @@ def lives(store: Store, process: int) -> bool:
         return process == store.process or held(store.path, process)
     except OSError as error:
         raise Unavailable(f"{store.path}-alive: cannot look at locks: {reason(error)}") from None
+
+
+def releasers(store: Store, servers: str) -> int:
+    """How many living gm-work processes on the file have that list of servers: each releases what is delayed for it."""
+    return sum(lives(store, ident) for ident, in store.rows(
+        "SELECT id FROM process WHERE tool LIKE 'gm-work%' AND servers = ?", (servers,)))
 
 
 def try_suspect(store: Store) -> bool:
@@ -153,9 +159,28 @@ def held(path: str, ident: int) -> bool:
     """Whether another process lives that holds ident. Raises OSError."""
     if not os.path.exists(path + "-alive"):
         return False
-    fd = _descriptor(path)
-    lock = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, ident, 1, 0)
-    return struct.unpack(FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, lock))[0] != fcntl.F_UNLCK
+    return locker(_descriptor(path), ident) is not None
+
+
+def holder(store: Store, ident: int) -> int | None:
+    """The pid of the process that holds ident, by the kernel; 0 where our pid namespace has none for it.
+
+    None where nobody holds it. Raises Unavailable.
+    """
+    try:
+        return locker(_descriptor(store.path), ident) if os.path.exists(f"{store.path}-alive") else None
+    except OSError as error:
+        raise Unavailable(f"{store.path}-alive: cannot look at locks: {reason(error)}") from None
+
+
+def locker(fd: int, start: int, length: int = 1) -> int | None:
+    """The pid of another process that holds a lock on those bytes of a file, 0 where our pid namespace has none for it.
+
+    None where nobody holds one. Raises OSError.
+    """
+    lock = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
+    kind, _, _, _, pid = struct.unpack(FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, lock))
+    return None if kind == fcntl.F_UNLCK else max(0, pid)
 
 
 def note(path: str, ident: int, run: int, since: float, sync: bool = False) -> None:

@@ -18,3 +18,15 @@ def days(store: Store, since: str = "") -> list[tuple[bytes, str, int, int]]:
     """(function, day, done, failed) of each function and day from `since` ("2026-11-25") on, the oldest day first."""
     return [(raw(function), day, done, failed) for function, day, done, failed in store.rows(
         "SELECT function, day, done, failed FROM tally WHERE day >= ? ORDER BY day, function", (since,))]
+
+
+def today(store: Store, now: float) -> list[tuple[bytes, int, int]]:
+    """(function, done, failed) of each function on the day (UTC) of `now` (epoch seconds)."""
+    return [(raw(function), done, failed) for function, done, failed in store.rows(
+        "SELECT function, done, failed FROM tally WHERE day = ?", (time.strftime("%Y-%m-%d", time.gmtime(now)),))]
+
+
+def totals(store: Store) -> dict[bytes, tuple[int, int]]:
+    """(done, failed) of each function on all days."""
+    return {raw(function): (done, failed) for function, done, failed in store.rows(
+        "SELECT function, sum(done), sum(failed) FROM tally GROUP BY function")}

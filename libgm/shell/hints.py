@@ -42,13 +42,15 @@ def selecting(argv: list[str], table: dict) -> str:
         found, _, _ = options.parse(argv, {**SELECTION, **table}, False)
     except Usage:
         found = {}
-    short = {long: name for name, (long, _) in SELECTION.items() if not name.startswith("--")}
-    commands = {"gm-dead": ["gm-dead"], PROG: [PROG]}
+    letters = {long: name for name, (long, _) in SELECTION.items() if not name.startswith("--")}
+    selector, tool = ["gm-dead"], [PROG]
     for long, value in found.items():
-        words = [long] if value is None else [short[long], value] if long in short else [f"{long}={value}"]
-        for tool in ("gm-dead",) if long in SELECTION else (*commands,) if long == "--quarantine" else (PROG,):
-            commands[tool] += words
-    return " | ".join(map(shlex.join, commands.values()))
+        words = [long] if value is None else [letters[long], value] if long in letters else [f"{long}={value}"]
+        if long in SELECTION or long == "--quarantine":
+            selector += words
+        if long not in SELECTION:
+            tool += words
+    return f"{shlex.join(selector)} | {shlex.join(tool)}"
 
 
 def missing_command(function: str, command: str, arguments: list[str]) -> str:

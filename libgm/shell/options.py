@@ -30,8 +30,9 @@ def match_usage(doc: str, found: dict, operands: list[str], dashes: bool, comman
     except docopt.DocoptExit:
         raise Usage(operand_error(usage, [word for word in operands if word != "--"]) +
                     "usage: " + " ".join(usage.split())) from None
-    if (args.get("FUNCTION") or "").startswith("-"):
-        raise Usage(f"FUNCTION: begins with -: {args['FUNCTION']!r}")
+    for name in [args["FUNCTION"]] if isinstance(args.get("FUNCTION"), str) else args.get("FUNCTION") or ():
+        if name.startswith("-"):
+            raise Usage(f"FUNCTION: begins with -: {name!r}")
     if more:
         args[usage.rpartition("...")[0].replace("[", " ").split()[-1]] += more
     return args
@@ -164,16 +165,6 @@ def ids(operands: list[str]) -> list[int]:
         if not (operand.isascii() and operand.isdigit() and len(operand) < 20 and int(operand) < 1 << 63):
             raise Usage(f"not an id: {operand!r}")
     return [int(operand) for operand in operands]
-
-
-idents = ids   # the old name
-
-
-def choice(args: dict, name: str, among) -> str | None:
-    """The option, one of several words; None if it is not given. Raises Usage."""
-    if args[name] is not None and args[name] not in among:
-        raise Usage(f"{name}: {args[name]!r} is not one of {', '.join(among)}")
-    return args[name]
 
 
 def exclude(args: dict, names, why: str) -> None:

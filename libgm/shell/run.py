@@ -12,7 +12,6 @@ from libgm.shell.lines import Output, ReaderGone, safe
 from libgm.shell.messages import PROG, warn
 
 UNKNOWN = 3   # the exit status of a Nagios plugin that cannot tell
-EXTRAS = {"nagiosplugin": "[check]", "ddsketch": "[tally]", "zmq": "[blueox]", "msgpack": "[blueox]"}
 
 
 def run(main, doc: str, command: bool = False, plugin: str | None = None) -> None:
@@ -38,10 +37,9 @@ def run(main, doc: str, command: bool = False, plugin: str | None = None) -> Non
     except KeyboardInterrupt:
         status = UNKNOWN if plugin else INTERRUPTED
     except ImportError as error:
-        extra = EXTRAS.get(error.name or "")
-        status = fail(f"cannot import {error.name or error}: " +
-                      (f"pip install 'gearmang{extra}', in a checkout '.{extra}'" if extra else
-                       "pip install gearmang, or in a checkout: make venv && . .venv/bin/activate"), NO)
+        from libgm.shell.dependencies import advice
+        name = error.name or str(error)
+        status = fail(f"cannot import {name}: {advice(name.partition('.')[0])}", NO)
     except Exception as error:
         if os.environ.get("GM_DEBUG"):
             raise

@@ -14,7 +14,7 @@ ROWS = 1000       # laid out together, so that memory stays bounded
 # Forms of a table: a line for each row, another line for the last column, or a line for each cell where it is narrow.
 LINES, FOLDED, BLOCKS = "lines", "folded", "blocks"
 SHORT = 12        # characters that a column keeps at least, if it needs them
-READABLE = 32     # characters that the last column keeps, which tells what is wrong
+READABLE = 28     # characters that the last column keeps, which tells what is wrong
 GAP = 2           # between columns
 INDENT = 4        # before a last column that has its own line
 BLOCK_LINES = 4   # of a value in a block

@@ -174,7 +174,7 @@ def named(idents: list[int]) -> list[Item]:
 class Action(Batch):
     """Acting on jobs that are in the file, by id. ids: lines of standard input are bare ids. why: for the history."""
 
-    columns = jobs.COLUMNS   # id and revision first, data last
+    columns: tuple[str, ...] = jobs.COLUMNS   # id and revision first, data last
 
     def __init__(self, path: str, strict: bool, output: Output, ids: bool = False, why: str | None = None):
         super().__init__(path, strict, output)

@@ -1,4 +1,4 @@
-"""Events as BlueOx's: frames and fields as its collector oxd reads them (BlueOx, blueox/network.py and context.py)."""
+"""gm-blueox: events as BlueOx's collector reads them (BlueOx, blueox/network.py and context.py)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from libgm.units import epoch
 HOST, PORT = "127.0.0.1", 3514
 META = struct.Struct("!Bd64p64p")   # version, end time, host, type: what the collector routes by
 VERSION = 3
-KEPT = 3500         # events that wait for a collector, as many as BlueOx's own clients keep
-IN_HAND = 16        # of those given to ZeroMQ, which does not tell what has become of them
-LINGER = 2000       # ms at the end
+KEPT = 3500         # events kept for a collector that is away, as many as BlueOx's own clients keep
+IN_HAND = 16        # of those given to ZeroMQ, which confirms nothing
+LINGER = 2000       # ms at the end for what ZeroMQ has
 
 
 def frames(event: dict) -> tuple[bytes, bytes]:
-    """The two frames of an event: the meta data packed, and the map in msgpack, in the dialect of BlueOx's days."""
+    """The two frames of an event: the packed meta data, and the map in the msgpack dialect that BlueOx reads."""
     import msgpack
     try:
         end = epoch(text(event, "time"))
@@ -42,7 +42,7 @@ def pack(msgpack, found: dict) -> bytes:
 
 
 def body(event: dict) -> dict:
-    """What is counted and measured: what the job said under extra, and beside it how it ended."""
+    """The event's extra, and how the job ended."""
     extra = event.get("extra")
     found = dict(extra) if isinstance(extra, dict) else {}
     found.update(outcome=event.get("event"), duration=event.get("duration"), attempts=event.get("attempts"))
@@ -52,7 +52,7 @@ def body(event: dict) -> dict:
 
 
 def kind_of(event: dict) -> str:
-    """gearmang.FUNCTION; the collector names files by it, and so no / or control character gets in."""
+    """gearmang.FUNCTION, without / and control characters: the collector names files by it."""
     return field("gearmang." + re.sub(r"[/\\\s\x00-\x1f\x7f]", "_", text(event, "function")))
 
 
@@ -67,8 +67,8 @@ def address(given: str | None) -> str:
     return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
 
-class Collector:
-    """The transport to a collector; ZeroMQ tells whether one is connected, not what it has read."""
+class ZeroMQ:
+    """The transport to a collector. ZeroMQ knows whether one is connected, not what it has read."""
 
     def __init__(self, place: str):
         self.place, self.socket = place, None
@@ -97,10 +97,10 @@ class Collector:
         return 0
 
     def close(self) -> None:
-        """A failure leaves the socket, which connects by itself; the end is in finish()."""
+        """Do nothing: the socket reconnects by itself."""
 
     def finish(self) -> None:
-        """Give what is in hand its last time to go."""
+        """Let ZeroMQ send what it has, for LINGER at most, and close the socket."""
         import zmq
         if self.socket is not None:
             self.socket.close()

@@ -58,7 +58,7 @@ class Bury(Batch):
                 for row in batch:
                     ident, new = jobs.bring_in(self.store, row.values)
                     if new:
-                        buried.append(dict(zip(jobs.COLUMNS, jobs.fetch(self.store, ident))))
+                        buried.append(dict(zip(jobs.COLUMNS, jobs.fetch(self.store, ident) or ())))
                 audit.write_down(self.store, "bury", buried)
             self.done += len(buried)
             for found in buried:

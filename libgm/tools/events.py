@@ -1,4 +1,4 @@
-"""gm-work's events on their way through a filter: printed on, and delivered elsewhere by a thread that never holds them up."""
+"""The event filters: gm-work's events are printed through, and delivered elsewhere by a thread that never holds them up."""
 
 from __future__ import annotations
 
@@ -7,36 +7,34 @@ import threading
 import time
 
 from libgm import job
+from libgm.backoff import Backoff
 from libgm.errors import Usage, reason
 from libgm.shell.lines import Input, Output, ReaderGone, records
+from libgm.shell.messages import warn
 
-KEPT = 10000    # messages that wait for a receiver that is away
-PATIENCE = 1.0  # seconds for a receiver that is there to make room for a tenth of them, or it is too slow
-LINGER = 2.0    # seconds at the end for what is still under way, anew with each message that arrives
+KEPT = 10000    # messages kept for a receiver that is away
+PATIENCE = 1.0  # seconds in which a receiver must take a tenth of them, or it counts as slow
+LINGER = 2.0    # seconds at the end without any message delivered
 LONGEST = 60.0  # seconds at the end in all
 PAUSE = (0.1, 5.0)   # seconds between attempts, the first and the longest
-QUIET = 60.0         # seconds for which a receiver that comes and goes is not told of again
+QUIET = 60.0         # seconds between two reports of a receiver that comes and goes
 
 
-def through(output: Output, report, waiting=lambda: None):
-    """Each event of standard input, a dict, its line written to output before; waiting() before the input blocks.
+def through(output: Output, bad):
+    """Yield each event of standard input, a dict, after writing its line to output.
 
-    Lines that are no JSON object are printed on too, and go to report(BadRecord).
+    A line that is not a JSON object is written too; bad(BadRecord) is called for it.
     """
-    def pause():
-        output.flush()
-        waiting()
-
     def copied():
-        for number, line in Input(waiting=pause):
+        for number, line in Input(waiting=output.flush):
             output.write_lines(line + b"\n")
             yield number, line
-    for _, record in records(copied(), report):
+    for _, record in records(copied(), bad):
         yield record
 
 
 def text(event: dict, name: str) -> str:
-    """A field that may be bytes, or absent, as text."""
+    """A field as text, whether it is bytes, of another type, or absent."""
     try:
         value = job.get(event, name)
     except job.BadRecord:
@@ -45,7 +43,7 @@ def text(event: dict, name: str) -> str:
 
 
 def host_port(place: str, port: int, name: str) -> tuple[str, int]:
-    """The host and the port of HOST[:PORT], [V6]:PORT or a bare V6; port where there is none. Raises Usage, naming it."""
+    """The host and the port of HOST[:PORT], [V6]:PORT or a bare V6. port is the default. Raises Usage with name in it."""
     from libgm.gearman.address import parse_servers
     bare = place.count(":") == 0 or place.endswith("]")
     try:
@@ -58,25 +56,26 @@ def host_port(place: str, port: int, name: str) -> tuple[str, int]:
 
 
 class Delivery:
-    """Messages to a receiver, in order, by a thread of their own: put() does not wait for one that is away.
+    """Delivers messages in order by a thread of its own. put() does not wait for a receiver that is away.
 
-    transport: send(message) raises OSError where the receiver is away; unconfirmed() tells how many of the last messages
-    sent are not known to have arrived (or raises OSError), and close() gives up the connection, after which those are sent
-    again. What finds no room beside `kept` waiting messages is not delivered; only for a receiver that takes them fast
-    is room waited for, so that a burst loses nothing.
+    transport.send(message) raises OSError where the receiver is away. transport.unconfirmed() returns how many of the
+    last messages may not have arrived, or raises OSError. transport.close() gives up the connection, after which those
+    messages are sent again. At most `kept` messages wait. One that finds no room is not delivered; put() waits for
+    room only while the receiver is fast, so that a burst loses nothing.
     """
 
-    def __init__(self, transport, say, kept: int = KEPT):
-        self.transport, self.say, self.kept = transport, say, kept
+    def __init__(self, transport, kept: int = KEPT):
+        self.transport, self.kept = transport, kept
         self.queue: collections.deque = collections.deque()    # not sent
         self.flying: collections.deque = collections.deque()   # sent, not known to have arrived
         self.count = self.crowded_out = 0
+        self.pause = Backoff(*PAUSE)
         self.trouble: str | None = None     # why the last attempt failed
-        self.told = -QUIET                  # time.monotonic() when that was said
-        self.slow = False                   # the receiver, until nothing waits for it any more
+        self.reported = -QUIET              # time.monotonic() of the last report
+        self.slow = False                   # the receiver, until the queue is empty
         self.ending = threading.Event()
         self.wake = threading.Event()
-        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread = threading.Thread(target=self.deliver, daemon=True)
         self.thread.start()
 
     def put(self, message) -> None:
@@ -88,19 +87,19 @@ class Delivery:
         self.wake.set()
 
     def room(self) -> bool:
-        """Whether there is room again, having waited for a receiver that is there and fast."""
+        """Wait for room while the receiver is fast; whether there is any."""
         until = time.monotonic() + PATIENCE
         while not self.slow and self.trouble is None and len(self.queue) > self.kept * 0.9:
             self.slow = time.monotonic() > until
             time.sleep(0.002)
         return len(self.queue) < self.kept
 
-    def run(self) -> None:
-        pause = PAUSE[0]
+    def deliver(self) -> None:
+        """Deliver until close() is called and nothing is left."""
         while True:
             try:
                 self.send()
-                pause = PAUSE[0]
+                self.pause.reset()
                 if self.ending.is_set() and not self.queue and not self.flying:
                     self.transport.close()
                     return
@@ -108,11 +107,10 @@ class Delivery:
                 self.failed(error)
                 if self.ending.is_set():
                     return
-                self.ending.wait(pause)
-                pause = min(PAUSE[1], pause * 2)
+                self.ending.wait(self.pause.next())
 
     def send(self) -> None:
-        """Send what waits; then wait a moment for more, or for news of what is under way. Raises OSError."""
+        """Send the queue, then wait a moment for more messages or for confirmations. Raises OSError."""
         while self.queue:
             self.transport.send(self.queue[0])
             self.flying.append(self.queue.popleft())
@@ -132,13 +130,13 @@ class Delivery:
         self.transport.close()
         self.queue.extendleft(reversed(self.flying))
         self.flying.clear()
-        if self.trouble is None and not self.ending.is_set() and time.monotonic() >= self.told + QUIET:
-            self.told = time.monotonic()
-            self.say(f"{self.transport}: cannot deliver: {reason(error)}: keeping the next {self.kept} events")
+        if self.trouble is None and not self.ending.is_set() and time.monotonic() >= self.reported + QUIET:
+            self.reported = time.monotonic()
+            warn(f"{self.transport}: cannot deliver: {reason(error)}: keeping the next {self.kept} events")
         self.trouble = reason(error)
 
     def close(self) -> int:
-        """Deliver what is left, as long as the receiver takes it; how many were not delivered, having said so."""
+        """Deliver the rest for as long as the receiver takes it. Report and return how many messages were not delivered."""
         self.ending.set()
         self.wake.set()
         now = time.monotonic()
@@ -151,19 +149,17 @@ class Delivery:
                 least, until = left, now + LINGER
         lost = self.crowded_out + len(self.queue) + len(self.flying)
         if lost:
-            self.say(f"{self.transport}: {lost} of {self.count} events not delivered: {self.trouble or 'no answer'}")
+            warn(f"{self.transport}: {lost} of {self.count} events not delivered: {self.trouble or 'no answer'}")
         return lost
 
 
-
-def run(delivery: Delivery, message, report) -> bool:
-    """Pass standard input through and deliver message(event) of each event, None for nothing; whether all went well."""
-    bad = []
+def forward(transport, message, kept: int = KEPT) -> bool:
+    """Print standard input through, and deliver message(event) of each event, unless it is None. Whether all went well."""
+    delivery, output, bad = Delivery(transport, kept), Output(), []
 
     def note(error):
-        report(str(error))
-        bad.append(1)
-    output = Output()
+        warn(str(error))
+        bad.append(error)
     try:
         for event in through(output, note):
             made = message(event)

@@ -29,8 +29,9 @@ class Sender:
         """Submit (function, unique, data, priority) and wait for its handle. Raises Error."""
         answers: list = []
         try:
-            self.connected().submit(*job, answers)
-            self.client.finish()
+            client = self.connected()
+            client.submit(*job, answers)
+            client.finish()
         except Error:
             if self.client is not None:
                 self.client.close()   # it would send the job again

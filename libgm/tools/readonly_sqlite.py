@@ -1,30 +1,30 @@
-"""Opening an SQLite file of somebody else's without writing to it or to what lies beside it, whatever state it is in."""
+"""Another program's SQLite file, opened without a write to it or beside it, whatever state it is in."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import sqlite3
-import struct
 import tempfile
-from urllib.parse import quote
 
 from libgm.errors import Unavailable, reason
-from libgm.quarantine.file import check_readable, reason_of
+from libgm.quarantine import processes
+from libgm.quarantine.file import check_readable, reason_of, uri
 
 BUSY = 10.0        # seconds to wait for a writer's commit
 COPIES = 5         # tries to copy a file that is in use
 MAGIC = b"SQLite format 3\0"
-FLOCK = "hhqqi4x"  # struct flock on 64-bit Linux: type, whence, start, length, pid
-SHARED, SHARED_SIZE = 0x40000002, 510   # bytes of the file that whoever reads or writes it holds a lock on
-ALIVE = 128                             # byte of -shm that whoever has a file in WAL mode open holds a lock on
+SHARED = (0x40000002, 510)   # bytes of the file that every reader and writer holds a lock on: begin, length
+ALIVE = (128, 1)             # the same of -shm, for every process that has a file in WAL mode open
 
 
-class Untouched:
-    """A context: .db is a connection; .how says how it came about; .wal whether the file is in WAL mode; .user is the pid of
-    a process that has it open, 0 where it cannot be told which, None where none has. Raises Unavailable with the path in it.
+class ReadOnly:
+    """A context with a read-only connection in .db. Raises Unavailable with the path in it.
 
-    A file that is in use, or was closed in order, is read where it is. One with a transaction left half-way (a hot
+    .wal: whether the file is in WAL mode. .leftover: the size of each file beside it, by suffix. .user: the pid of a
+    process that has it open, 0 where the kernel does not name it, None where there is none. .folder: of the copy.
+
+    A file that is in use, or was closed in order, is read in place. A file with an unfinished transaction (a hot
     journal, or a WAL without its index) is copied, and the copy recovered: SQLite recovers only by writing.
     """
 
@@ -44,25 +44,26 @@ class Untouched:
         self.user = self._user()
         self.db = self._open()
 
-    def __enter__(self) -> "Untouched":
+    def __enter__(self):
         return self
 
     def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection and remove the copy."""
         self.db.close()
         if self.folder:
             self.folder.cleanup()
 
     def _user(self) -> int | None:
-        """Who has it open: SQLite's own locks tell."""
-        import fcntl
-        name, start, length = (self.real + "-shm", ALIVE, 1) if self.wal else (self.real, SHARED, SHARED_SIZE)
+        """The process that has the file open, by SQLite's own locks."""
+        name, held = (self.real + "-shm", ALIVE) if self.wal else (self.real, SHARED)
         try:
             with open(name, "rb") as file:
-                lock = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
-                kind, _, _, _, pid = struct.unpack(FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, lock))
+                return processes.locker(file.fileno(), *held)
         except OSError:
             return None
-        return None if kind == fcntl.F_UNLCK else max(0, pid)
 
     def _open(self) -> sqlite3.Connection:
         if not self.wal:
@@ -73,20 +74,18 @@ class Untouched:
             ways = [] if "-wal" in self.leftover else ["mode=ro&immutable=1"]
         for way in ways:
             try:
-                self.how = "read where it is"
                 return connect(self.real, way)
             except sqlite3.OperationalError:
                 pass
             except sqlite3.DatabaseError as error:
                 raise Unavailable(f"{self.path}: {reason_of(error)}") from None
-        self.how = "a copy was recovered"
         try:
             return connect(self._copy(), "mode=rw")
         except sqlite3.Error as error:
             raise Unavailable(f"{self.path}: cannot open a copy of it: {reason_of(error)}") from None
 
     def _copy(self) -> str:
-        """The path of a copy with what lies beside it, taken while nobody wrote. Raises Unavailable."""
+        """Copy the file, and the journal or WAL beside it, while nobody writes. Return the copy's path. Raises Unavailable."""
         self.folder = tempfile.TemporaryDirectory(prefix="gm-salvage-")
         copy = os.path.join(self.folder.name, "queue")
         try:
@@ -105,7 +104,8 @@ class Untouched:
         raise Unavailable(f"{self.path}: changes while it is copied: stop what writes to it")
 
     def _state(self) -> list:
-        found = []
+        """What changes when somebody writes to one of the files."""
+        found: list[tuple | None] = []
         for end in ("", "-wal", "-journal"):
             try:
                 stat = os.stat(self.real + end)
@@ -117,19 +117,20 @@ class Untouched:
 
 def connect(path: str, way: str) -> sqlite3.Connection:
     """A connection that has read the schema. Raises sqlite3.Error."""
-    db = sqlite3.connect(f"file:{quote(path)}?{way}", uri=True, timeout=BUSY, isolation_level=None)
+    db = sqlite3.connect(f"{uri(path)}?{way}", uri=True, timeout=BUSY, isolation_level=None)
     try:
         db.execute("PRAGMA cell_size_check=1")
         db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except BaseException as error:
         db.close()
-        if isinstance(error, UnicodeDecodeError):   # of SQLite's own words about a schema
+        if isinstance(error, UnicodeDecodeError):   # SQLite's message quotes the schema
             raise sqlite3.DatabaseError("its schema is damaged") from None
         raise
     return db
 
 
 def size(path: str) -> int:
+    """The size of a file, 0 where there is none."""
     try:
         return os.stat(path).st_size
     except FileNotFoundError:

@@ -1,13 +1,17 @@
-"""A gearmand whose queue survives: its options watched, its store locked and prepared; then it is exec'd."""
+"""gm-server: check gearmand's options, lock and prepare its store, and become gearmand."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 
 from libgm.errors import NOT_FOUND, CannotRun, Unavailable, Usage, reason
+from libgm.quarantine.file import check_place, make
+from libgm.shell import places
+from libgm.tools import twins
 
-SBIN = "/usr/local/sbin:/usr/sbin:/opt/homebrew/sbin"   # where gearmand is, though a user's PATH may lack it
+SBIN = "/usr/local/sbin:/usr/sbin:/opt/homebrew/sbin"   # where gearmand may be without being on a user's PATH
 PACKAGES = "Debian: gearman-job-server, Fedora: gearmand, brew: gearman"
 LOSES_JOBS = {
     "--job-retries": "it deletes a job whose workers died, without a trace; gm-work --tries quarantines it",
@@ -20,15 +24,15 @@ OWN = {
     "--listen": "give it before the --",
     "--port": "give it before the --",
     "--daemon": "gm-server stays in the foreground, and so does its lock",
-    "--user": "start gm-server as that user, whose the store must be",
-    "--config-file": "options there would not be seen; give them here",
+    "--user": "start gm-server as the user who owns the store",
+    "--config-file": "gm-server could not check the options there; give them here",
 }
 REFUSED = {**LOSES_JOBS, **OWN}
 SHORT = {"j": "--job-retries", "q": "--queue-type", "L": "--listen", "p": "--port",
          "d": "--daemon", "u": "--user"}
 SHORT_FLAGS = "dhRV"   # gearmand's short options without a value: others may follow in the same word
-# gearmand does not start with a row whose column is of another type than it writes.
-CURES = (
+# gearmand does not start with a row whose column is not of the type that it writes itself.
+CURES = (   # column, type, value in its place
     ("data", "blob", "coalesce(cast(data AS BLOB), zeroblob(0))"),
     ("when_to_run", "integer", "0"),
     ("priority", "integer", "1"),
@@ -36,12 +40,8 @@ CURES = (
 
 
 def default_store() -> str:
-    """Where the store is unless told; a folder of the user's own is made."""
-    system = "/var/lib/gearmang"
-    if os.path.isdir(system) and os.access(system, os.W_OK | os.X_OK):
-        return os.path.join(system, "gearmand.db")
-    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    folder = os.path.join(state, "gearmang")
+    """The path of the store without --store. Make its folder in the user's home. Raises Usage, Unavailable."""
+    folder = places.state_folder("--store", "gearmand.db")
     try:
         os.makedirs(folder, 0o700, exist_ok=True)
     except OSError as error:
@@ -50,7 +50,7 @@ def default_store() -> str:
 
 
 def long_names(word: str) -> list[str]:
-    """The options that a word of gearmand's command line sets, those of SHORT under their long names."""
+    """The options in a word of gearmand's command line; those of SHORT by their long names."""
     if word.startswith("--"):
         return [word.partition("=")[0]]
     names = []
@@ -62,7 +62,7 @@ def long_names(word: str) -> list[str]:
 
 
 def check_options(options: list[str]) -> None:
-    """Refuse gearmand options that lose jobs or are gm-server's own, abbreviated ones too. Raises Usage."""
+    """Refuse options of gearmand that lose jobs or are gm-server's own, abbreviated ones too. Raises Usage."""
     for word in options:
         for name in long_names(word):
             for refused, why in REFUSED.items():
@@ -80,8 +80,10 @@ def find() -> str:
 
 
 def check_tls(program: str, options: list[str]) -> None:
-    """That --ssl does something: a gearmand built without TLS takes the option, says `with SSL`, and speaks plain text
-    (Debian 12's). Raises CannotRun."""
+    """Refuse --ssl for a gearmand built without TLS, as Debian 12's: it would accept the option and speak plain text.
+
+    Raises CannotRun.
+    """
     if not any(word.partition("=")[0] == "--ssl" for word in options):
         return
     with open(program, "rb") as file:
@@ -91,12 +93,12 @@ def check_tls(program: str, options: list[str]) -> None:
 
 
 def endpoint(listen: str, port: int) -> str:
-    """Where it listens, as a client's --server has it."""
+    """The address as a client's --server."""
     return f"[{listen}]:{port}" if ":" in listen else f"{listen}:{port}"
 
 
 def check_port(listen: str, port: int) -> None:
-    """That gearmand will be able to listen: it tries in silence for 22 seconds. Raises Unavailable."""
+    """Refuse an address that cannot be listened on: gearmand would try in silence for 22 seconds. Raises Unavailable."""
     import socket
     try:
         found = socket.getaddrinfo(listen, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -112,73 +114,70 @@ def check_port(listen: str, port: int) -> None:
                           (another if error.errno == errno.EADDRINUSE else "")) from None
 
 
-def lock(store: str) -> int:
-    """Hold the store for the life of this process and of what it becomes. Raises Unavailable."""
-    import fcntl
+def lock(store: str) -> None:
+    """Lock the path of the store until this process, and the gearmand that it becomes, ends. Raises Unavailable."""
     path = os.path.realpath(store) + ".lock"
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        if os.fstat(fd).st_uid == os.geteuid():
-            os.fchmod(fd, 0o600)   # against the umask
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise Unavailable(f"{store}: in use by another gm-server: "
-                          "two on one store delete each other's jobs") from None
+        make(path)
+        flock(path, store)
     except OSError as error:
         raise Unavailable(f"{path}: cannot lock the store: {reason(error)}") from None
+
+
+def flock(path: str, store: str) -> None:
+    """Lock a file likewise. Raises Unavailable where it is locked, OSError."""
+    import fcntl
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Unavailable(f"{store}: in use by another gm-server: two on one store delete each other's jobs") from None
     os.set_inheritable(fd, True)
-    return fd
 
 
 def prepare(store: str) -> tuple[int, int]:
-    """Make the store, or mend it; returns how many jobs are in it, and were repaired. Raises Unavailable."""
+    """Make the store or repair it. Return how many jobs are in it, and how many were repaired. Raises Unavailable."""
     import sqlite3
     path = os.path.realpath(store)
     try:
         if os.path.islink(store):
             os.stat(store)   # no file is made through a link
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        os.fchmod(fd, 0o600)   # against the umask
-        os.close(fd)
-    except FileExistsError:
-        pass
+        check_place(path)
+        make(path)
+        flock(path, store)   # by whatever name another has it; flock() and SQLite's fcntl() locks do not meet
     except OSError as error:
         raise Unavailable(f"{store}: cannot create the store: {reason(error)}") from None
     try:
-        database = sqlite3.connect(path, timeout=10, isolation_level=None)
-    except sqlite3.Error as error:
-        raise Unavailable(f"{store}: cannot open the store: {error}") from None
-    try:
-        found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if found != "ok":
-            raise Unavailable(f"{store}: the store is damaged: {' '.join(found.split())}: see gm-salvage")
-        if database.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
-            raise Unavailable(f"{store}: the store cannot be put in WAL mode here")
-        return repair(database)
+        with contextlib.closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as database:
+            found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if found != "ok":
+                raise Unavailable(f"{store}: the store is damaged: {' '.join(found.split())}: see gm-salvage")
+            if database.execute("PRAGMA application_id").fetchone()[0]:
+                raise Unavailable(f"{store}: a database of something else")
+            if database.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
+                raise Unavailable(f"{store}: the store cannot be put in WAL mode here")
+            database.execute("BEGIN IMMEDIATE")
+            twins.prepare(database)
+            counts = repair(database)
+            database.execute("COMMIT")
+            return counts
     except sqlite3.Error as error:
         raise Unavailable(f"{store}: cannot use this file as a store: {error}") from None
-    finally:
-        database.close()
 
 
 def repair(database) -> tuple[int, int]:
-    """Mend the rows that gearmand would not start on, in one transaction; returns how many jobs there are, and were mended."""
+    """Repair the rows on which gearmand would not start. Return how many jobs there are, and how many were repaired."""
     there = {row[1] for row in database.execute("PRAGMA table_info(gearman_queue)")}
     cures = [cure for cure in CURES if cure[0] in there]
-    database.execute("BEGIN IMMEDIATE")
-    jobs = database.execute("SELECT count(*) FROM gearman_queue").fetchone()[0] if there else 0
-    repaired = 0
-    if cures:
-        wrong = " OR ".join(f"typeof({column}) <> '{kind}'" for column, kind, _ in cures)
-        right = ", ".join(f"{column} = CASE typeof({column}) WHEN '{kind}' THEN {column} ELSE {value} END"
-                          for column, kind, value in cures)
-        repaired = database.execute(f"UPDATE gearman_queue SET {right} WHERE {wrong}").rowcount
-    database.execute("COMMIT")
-    return jobs, repaired
+    jobs = database.execute("SELECT count(*) FROM gearman_queue").fetchone()[0]
+    wrong = " OR ".join(f"typeof({column}) <> '{kind}'" for column, kind, _ in cures)
+    right = ", ".join(f"{column} = CASE typeof({column}) WHEN '{kind}' THEN {column} ELSE {value} END"
+                      for column, kind, value in cures)
+    return jobs, database.execute(f"UPDATE gearman_queue SET {right} WHERE {wrong}").rowcount
 
 
 def command(program: str, store: str, listen: str, port: int, options: list[str]) -> list[str]:
-    """gearmand's command line. Its own defaults for the log and the pid file are root's files under /var."""
+    """gearmand's command line, without its default log and pid file, which only root may write."""
     given = {name for word in options for name in long_names(word)}
     path = os.path.realpath(store)
     words = [program, "--config-file=/dev/null", "--queue-type=libsqlite3", f"--libsqlite3-db={path}",

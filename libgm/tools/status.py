@@ -1,44 +1,56 @@
-"""Queues, workers and quarantine as one snapshot."""
+"""gm-status: queues, workers and the quarantine in one snapshot."""
 
 from __future__ import annotations
 
 import time
 
-from libgm import job
-from libgm.quarantine import jobs, processes, starts
-from libgm.quarantine.file import Store, raw
+from libgm import job, names
+from libgm.errors import Error, Unavailable
+from libgm.quarantine import overview, tallies
+from libgm.quarantine.file import Store
+from libgm.shell.messages import warn
+from libgm.shell.table import Listing, shown
 from libgm.units import age, iso
 
-COUNTS = ("waiting", "running", "workers")
-LATE = 5.0        # seconds after its time that a retry is overdue: nobody releases it
-OVERSTAY = 900.0  # seconds that a job may run before a person is shown it as trouble
+COUNTS = ("waiting", "running", "workers")       # of a server
+KEPT = ("delayed", "held", "dead")               # of the quarantine file
+LATE = 5.0        # seconds after its time that a retry is overdue
+OVERSTAY = 900.0  # seconds after which a running job is shown as trouble
 
 
-def queues(servers: list, report) -> list[tuple]:
-    """(server, rows) of each server that can be had: a dict per function with waiting, running, workers, by priority.
+def queues(servers: list) -> tuple[list[tuple], list[Error]]:
+    """Ask every server for its functions.
 
-    waiting is what no worker has begun: gearmand's total less its running, which can be below zero. report(error) is
-    called for a server that cannot be had.
+    Return (server, rows) of each server that answers, and the problems: an Unavailable for each other one, and BadLines. A row
+    is a dict of function, waiting, running, workers, and the queued jobs by priority, None where the server does not tell.
+    waiting counts the jobs that no worker has begun: gearmand's total less its running, which can be below zero.
     """
-    from libgm.gearman.admin import ask_all
+    from libgm.gearman.admin import Admin, ask_all
+    answers, problems = ask_all(servers, Admin.queues)
+    return [(server, [{"function": queue.function, "waiting": waiting(queue), "running": queue.running,
+                       "workers": queue.workers, **dict(zip(job.PRIORITIES, priorities(queue)))}
+                      for queue in found]) for server, found in answers], problems
 
-    def ask(admin):
-        totals, priorities = admin.status(), admin.prioritystatus()
-        return [{"function": function, "waiting": max(0, total - max(0, running)), "running": running,
-                 "workers": workers, **dict(zip(job.PRIORITIES, priorities.get(function, (0, 0, 0))))}
-                for function, total, running, workers in totals]
-    return ask_all(servers, ask, report)
+
+def waiting(queue) -> int:
+    return max(0, queue.total - max(0, queue.running))
+
+
+def priorities(queue) -> tuple:
+    """The queued jobs by priority; None each where the server does not tell: up to 1.1.19, gearmand says 1 for any number."""
+    counts = queue[4:]
+    return (None,) * 3 if None in counts or (max(counts) == 1 and sum(counts) < waiting(queue)) else counts
 
 
 def functions(found: list[tuple]) -> list[dict]:
-    """The rows of queues() summed, a dict per function with its servers, and under trouble what is stuck there."""
+    """Sum the rows of queues() to a row per function, with its servers, and what is wrong with it under trouble."""
     rows: dict[bytes, dict] = {}
     for server, of_server in found:
         where = f" on {server}" if len(found) > 1 else ""
         for part in of_server:
             row = rows.setdefault(part["function"], empty(part["function"]))
-            for name in (*COUNTS, *job.PRIORITIES):
-                row[name] += part[name]
+            for name in (*COUNTS, *job.PRIORITIES):   # None: some server does not tell
+                row[name] = None if row[name] is None or part[name] is None else row[name] + part[name]
             row["servers"].append(str(server))
             row["trouble"] += [what + where for what in stuck(part)]
     return list(rows.values())
@@ -50,108 +62,221 @@ def stuck(part: dict) -> list[str]:
 
 
 def empty(function: bytes) -> dict:
-    return {"function": function, "waiting": 0, "running": 0, "workers": 0, "delayed": 0, "dead": 0,
+    """The row of a function that has nothing."""
+    return {"function": function, "waiting": 0, "running": 0, "workers": 0, "delayed": 0, "held": 0, "dead": 0,
             "high": 0, "normal": 0, "low": 0, "servers": [], "oldest_dead": None, "oldest_start": None,
-            "overdue": 0, "trouble": []}
+            "overdue": 0, "paused": None, "done_today": None, "failed_today": None, "trouble": []}
 
 
 def add_quarantine(rows: list[dict], store: Store) -> list[dict]:
-    """The rows with what the quarantine file knows of each function; functions that only it knows are added."""
+    """Add to the rows what the quarantine file knows of each function; functions that only the file knows get a row."""
     now = time.time()
     found = {row["function"]: row for row in rows}
-    for function, dead, delayed in jobs.counts(store):
+    for function, known in overview.functions(store, now, LATE).items():
         row = found.setdefault(function, empty(function))
-        row["dead"], row["delayed"] = dead, delayed
-    for name, sql in (
-            ("oldest_dead", "SELECT function, min(last_failed) FROM job WHERE state = 'dead' GROUP BY function"),
-            ("overdue", "SELECT function, count(*) FROM job WHERE state = 'delayed' AND claim IS NULL AND due < "
-                        f"{now - LATE!r} GROUP BY function")):
-        for function, value in store.execute(sql).fetchall():
-            found.setdefault(raw(function), empty(raw(function)))[name] = value
-    for function, process, started in store.execute(
-            "SELECT function, process, min(started) FROM start GROUP BY function, process ORDER BY 3 DESC").fetchall():
-        if processes.lives(store, process):   # else it only counts until the job is seen again
-            found.setdefault(raw(function), empty(raw(function)))["oldest_start"] = started
-    for function, count, why in store.execute(
-            "SELECT function, count(*), max(paused_why) FROM process WHERE paused_until > ? GROUP BY function", (now,)).fetchall():
-        found.setdefault(raw(function), empty(raw(function)))["trouble"].append(f"{count} paused: {why}")
-    for row in found.values():
-        trouble = row["trouble"]
-        if row["dead"]:
-            trouble.append(f"{row['dead']} dead, the oldest for {age(max(0, now - (row['oldest_dead'] or now)))}")
-        if row["overdue"]:
-            trouble.append(f"{row['overdue']} overdue, no gm-work releases them")
-        if row["oldest_start"] is not None and now - row["oldest_start"] > OVERSTAY:
-            trouble.append(f"a job runs for {age(now - row['oldest_start'])}")
-        for name in ("oldest_dead", "oldest_start"):
-            row[name] = iso(row[name])
+        row["trouble"] += kept_trouble(known, now)
+        row.update({name: known[name] for name in ("delayed", "held", "dead", "overdue")},
+                   oldest_dead=iso(known["oldest_dead"]), oldest_start=iso(known["oldest_start"]))
+    for pause in overview.pauses_now(store, now):
+        if not names.is_glob(pause.glob):
+            found.setdefault(pause.glob, empty(pause.glob))
+        for function, row in found.items():
+            if pause.covers(function):
+                row["paused"] = iso(pause.since)
+                row["trouble"] = [f"{pause.summary(now)}", *(text for text in row["trouble"] if text != "no worker")]
+    for function, done, failed in tallies.today(store, now) if store.version >= 3 else ():
+        found.setdefault(function, empty(function)).update(done_today=done, failed_today=failed)
     return list(found.values())
 
 
-def unasked(rows: list[dict]) -> list[dict]:
-    """The rows where no server could be had: what only a server knows is null, not 0."""
-    return [{**row, **dict.fromkeys((*COUNTS, *job.PRIORITIES)),
-             "trouble": ["no server can be reached", *row["trouble"]]} for row in rows]
+def kept_trouble(known: dict, now: float) -> list[str]:
+    """What is wrong with a function by the quarantine file. known: of overview.functions(). now: epoch seconds."""
+    found = []
+    if known["brake"] is not None:
+        since, why = known["brake"]
+        found.append(f"brake on for {age(max(0, now - since))}, {known['held']} held: {why}")
+    if known["dead"]:
+        found.append(f"{known['dead']} dead, the oldest for {age(max(0, now - (known['oldest_dead'] or now)))}")
+    if known["overdue"]:
+        found.append(f"{known['overdue']} overdue, no gm-work releases them")
+    if known["oldest_start"] is not None and now - known["oldest_start"] > OVERSTAY:
+        found.append(f"a job runs for {age(now - known['oldest_start'])}")
+    return found
 
 
-def records(rows: list[dict]) -> list[dict]:
-    """The rows as records, by the name of their function."""
-    done = []
-    for row in sorted(rows, key=lambda row: row["function"]):
-        shown = {**named(row["function"]), **{name: value for name, value in row.items() if name != "function"}}
-        shown["trouble"] = "; ".join(row["trouble"]) or None
-        done.append(shown)
-    return done
+class Snapshot:
+    """What the servers and the quarantine file say now.
+
+    servers: of address.parse_servers(); store: the open quarantine file, or None; glob: the functions to show, None for
+    all; busy: leave out those that have nothing. .problems: as of queues().
+    """
+
+    def __init__(self, servers: list, store: Store | None, glob: str | None = None, busy: bool = False):
+        self.servers, self.store, self.glob, self.busy = servers, store, glob, busy
+        self.problems: list[Error] = []
+
+    def wants(self, function: bytes) -> bool:
+        return self.glob is None or names.matches(function, self.glob)
+
+    def queues(self) -> list[tuple]:
+        """queues() of the wanted functions."""
+        found, self.problems = queues(self.servers)
+        return [(server, [row for row in rows if self.wants(row["function"])]) for server, rows in found]
+
+    def quarantine(self, rows: list[dict]) -> list[dict]:
+        """add_quarantine() of the wanted functions."""
+        return [row for row in add_quarantine(rows, self.store) if self.wants(row["function"])] if self.store else rows
+
+    def functions(self) -> list[dict]:
+        """A record per function. What only a server knows is null where no server answers."""
+        found = self.queues()
+        rows = self.quarantine(functions(found))
+        if not found:
+            rows = [{**row, **dict.fromkeys((*COUNTS, *job.PRIORITIES)),
+                     "trouble": ["no server can be reached", *row["trouble"]]} for row in rows]
+        return [{**named(row["function"]), **{name: value for name, value in row.items() if name != "function"},
+                 "trouble": "; ".join(row["trouble"]) or None} for row in sorted(rows, key=lambda row: row["function"])
+                if not self.busy or busy(row)]
+
+    def days(self) -> list[dict]:
+        """A record per function and day (UTC), the oldest day first: runs that were done, and that failed."""
+        counted = tallies.days(self.store) if self.store and self.store.version >= 3 else []
+        return [{**named(function), "day": day, "done": done, "failed": failed}
+                for function, day, done, failed in counted if self.wants(function)]
+
+    @property
+    def down(self) -> list[Error]:
+        """The problems of servers that do not answer."""
+        return [problem for problem in self.problems if isinstance(problem, Unavailable)]
+
+    def by_server(self) -> list[dict]:
+        """A record per function and server; one with server null for what the quarantine file has of it."""
+        found: list[tuple[str | None, dict]] = [(str(server), row) for server, rows in self.queues() for row in rows]
+        found += [(None, row) for row in self.quarantine([])]
+        done = []
+        for server, row in sorted(found, key=lambda pair: pair[1]["function"]):
+            counts = {**dict.fromkeys((*COUNTS, *KEPT, *job.PRIORITIES)),
+                      **{name: row[name] for name in (KEPT if server is None else (*COUNTS, *job.PRIORITIES))}}
+            trouble = row["trouble"] if server is None else stuck(row)
+            done.append({**named(row["function"]), "server": server, **counts, "trouble": "; ".join(trouble) or None})
+        return done
+
+    def workers(self) -> list[dict]:
+        """A record per worker: of each gearmand, as it sees its connections, and of the quarantine file."""
+        from libgm.gearman.admin import Admin, ask_all
+        done = []
+        answers, self.problems = ask_all(self.servers, Admin.workers)
+        for server, seen in answers:
+            for _, ip, client, can_do in seen:
+                if any(map(self.wants, can_do)):
+                    done.append({"source": "gearmand", "server": str(server), "ip": ip,
+                                 "client": client.decode("utf-8", "replace"),
+                                 "functions": [function.decode("utf-8", "replace") for function in can_do],
+                                 "trouble": None})
+        return done + (self.file_workers(self.store) if self.store else [])
+
+    def file_workers(self, store: Store) -> list[dict]:
+        """A record per process of the quarantine file, with the job in hand."""
+        now, done = time.time(), []
+        for ident, tool, host, pid, started, function, alive, hand in overview.workers(store):
+            if self.glob is not None and not (function is not None and self.wants(function)):
+                continue
+            since, unique, handle, server, attempts, mark = hand or (None,) * 6
+            record = {"source": "file", "worker": ident, "tool": tool, "host": host, "pid": pid,
+                      "alive": alive, "since": iso(started), "age": max(0, int(now - started))}
+            job.put(record, "function", function)
+            job.put(record, "unique", unique)
+            record.update(handle=handle, server=server, attempts=attempts, job_since=iso(since),
+                          job_age=None if since is None else max(0, round(now - since, 1)), mark=mark)
+            record["trouble"] = "dead" if not alive else \
+                f"a job runs for {age(now - since)}" if since and now - since > OVERSTAY else None
+            done.append(record)
+        return done
 
 
-def by_server(found: list[tuple], store: Store | None) -> list[dict]:
-    """A record per function and server of queues(), and one with server null for what the quarantine file has of it."""
-    done = [({"server": str(server)}, row) for server, rows in found for row in rows]
-    if store:
-        done += [({"server": None}, row) for row in add_quarantine([], store)]
-    return [{**named(row["function"]), **where,
-             **{name: row[name] if (where["server"] is None) == (name in ("delayed", "dead")) else None
-                for name in (*COUNTS, "delayed", "dead")},
-             **{name: row[name] if where["server"] else None for name in job.PRIORITIES},
-             "trouble": "; ".join(stuck(row) if where["server"] else row["trouble"]) or None}
-            for where, row in sorted(done, key=lambda pair: pair[1]["function"])]
+def busy(row: dict) -> bool:
+    """Whether a function has jobs, or is in trouble."""
+    return bool(row["trouble"] or any(row[name] for name in ("waiting", "running", *KEPT)))
+
+
+def in_order(records: list[dict], fold: bool) -> list[dict]:
+    """The records as a table shows them, those in trouble first.
+
+    fold: leave out idle functions if there are more than a screen holds, so that none in trouble scrolls away. Warn of it.
+    """
+    import shutil
+    found = sorted(records, key=lambda record: not record.get("trouble"))
+    lines = 2 + len(found) + sum(bool(record.get("trouble")) for record in found)   # what is wrong may have a line of its own
+    if fold and lines > shutil.get_terminal_size((80, 24)).lines:
+        shown = [record for record in found if busy(record)]
+        if shown and len(shown) < len(found):
+            warn(f"{len(found) - len(shown)} idle functions are not shown: gm-status -f '*' shows all")
+            return shown
+    return found
 
 
 def named(function: bytes) -> dict:
     """A record that begins with the function."""
-    shown: dict = {}
-    job.put(shown, "function", function)
-    return shown
+    record: dict = {}
+    job.put(record, "function", function)
+    return record
 
 
-def workers(servers: list, store: Store | None, report) -> list[dict]:
-    """A record per worker: of each gearmand, as it sees its connections, and of the quarantine file, with the job in hand."""
-    from libgm.gearman.admin import ask_all
-    done = []
-    for server, seen in ask_all(servers, lambda admin: admin.workers(), report):
-        for fd, ip, client, can_do in seen:
-            if can_do:
-                done.append({"source": "gearmand", "server": str(server), "ip": ip,
-                             "client": client.decode("utf-8", "replace"),
-                             "functions": [function.decode("utf-8", "replace") for function in can_do]})
-    begun: dict = {}
-    for process, run, started, *start in store.execute(
-            "SELECT process, run, started, unique_, handle, server, attempts, mark FROM start").fetchall() if store else ():
-        since = starts.since(store, process, run, started)
-        if since is not None:   # in pipe mode others are ready
-            begun[process] = (since, *start)
-    for ident, tool, host, pid, began, function, paused, why in store.execute(
-            "SELECT id, tool, host, pid, started, function, paused_until, paused_why FROM process ORDER BY id").fetchall() \
-            if store else ():
-        since, unique, handle, server, attempts, mark = begun.get(ident, (None,) * 6)
-        shown = {"source": "file", "worker": ident, "tool": tool, "host": host, "pid": pid,
-                 "alive": processes.lives(store, ident), "since": iso(began), "age": max(0, int(time.time() - began))}
-        job.put(shown, "function", None if function is None else raw(function))
-        job.put(shown, "unique", None if unique is None else raw(unique))
-        shown.update(handle=handle, server=server, attempts=attempts, job_since=iso(since),
-                     job_age=None if since is None else max(0, round(time.time() - since, 1)), mark=mark,
-                     paused_until=iso(paused), paused_why=why,
-                     trouble="dead" if not shown["alive"] else f"paused: {why}" if why else
-                     f"a job runs for {age(time.time() - since)}" if since and time.time() - since > OVERSTAY else None)
-        done.append(shown)
-    return done
+def worker(record: dict) -> str:
+    """A worker's name, as one cell."""
+    return record["client"] if record["source"] == "gearmand" else f"{record['tool']} {record['host']} {record['pid']}"
+
+
+def doing(record: dict) -> str:
+    """A worker's work, as one cell."""
+    if record["source"] == "gearmand":
+        return "can do " + " ".join(record["functions"])
+    return f"{record['handle']} for {record['job_age']} s" if record["handle"] else "idle"
+
+
+def cell(name: str):
+    """The maker of a cell: the record's field, blank where it is null."""
+    return lambda record: "" if record[name] is None else record[name]
+
+
+NUMBERS = [(name, cell(name)) for name in (*COUNTS, *KEPT)]
+TROUBLE = ("trouble", cell("trouble"))
+FUNCTION = ("function", lambda record: shown(record, "function"))
+VIEWS = {   # what makes the records, and the columns of their table
+    "functions": (Snapshot.functions, [FUNCTION, *NUMBERS, TROUBLE]),
+    "by-server": (Snapshot.by_server, [FUNCTION, ("server", lambda record: record["server"] or "quarantine"), *NUMBERS, TROUBLE]),
+    "workers": (Snapshot.workers, [("source", cell("source")), ("worker", worker),
+                                   ("age", lambda record: age(record["age"]) if "age" in record else ""),
+                                   ("doing", doing), TROUBLE]),
+    "days": (Snapshot.days, [("day", cell("day")), FUNCTION, ("done", cell("done")), ("failed", cell("failed"))]),
+}
+
+
+def show(snapshot: Snapshot, view: str, args: dict, unread: Error | None) -> bool:
+    """Print a view of VIEWS, or prometheus; whether no server could be asked. args: --json and --table. unread: why the
+    quarantine file cannot be read, or None."""
+    if view == "prometheus":
+        from libgm.shell.lines import Output
+        from libgm.tools import prometheus
+        text = prometheus.text(snapshot, False if unread else True if snapshot.store else None)
+    else:
+        make, columns = VIEWS[view]
+        records = make(snapshot)
+    for problem in snapshot.problems:
+        warn(str(problem))
+    none_up = view != "days" and len(snapshot.down) == len(snapshot.servers)
+    if view == "prometheus":
+        output = Output()
+        output.write_lines(text)
+        output.close()
+    elif records or not none_up:
+        where = ", ".join(map(str, snapshot.servers))
+        listing = Listing(args, columns, "days counted yet" if view == "days" else
+                          f"{'workers' if view == 'workers' else 'functions'} on {where}",
+                          stands_out=lambda record: record.get("trouble"))
+        if listing.table:
+            records = in_order(records, listing.terminal and view == "functions" and snapshot.glob is None)
+        for record in records:
+            listing.add(record)
+        listing.close()
+    return none_up

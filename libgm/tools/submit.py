@@ -1,63 +1,49 @@
-"""What gm-submit does: payloads or records in, submissions out, a record per accepted job."""
+"""What gm-submit does: jobs in, submissions out, a record per accepted job."""
 
 from __future__ import annotations
 
-import itertools
-import os
-
 from libgm import job
-from libgm.errors import NO, OK, BadRecord, Error, Strict, Usage, reason
-from libgm.shell.lines import Input, Output, ReaderGone, records, stdin_or_usage
-from libgm.shell.messages import warn
-from libgm.shell.places import servers
+from libgm.errors import NO, OK, BadRecord, Error, Strict, Usage
+from libgm.shell.lines import Output, ReaderGone
+from libgm.shell.messages import summarize, warn
 from libgm.shell.progress import Progress
+
+TYPE_CHECKING = False   # as mypy reads it; the client is imported when there is a job
+if TYPE_CHECKING:
+    from libgm.gearman import client
+
+WINDOW, WAITED = 1000, 64   # submissions that are not acknowledged yet; jobs whose results are waited for
 
 
 class Submission:
-    """args: of gm-submit, by docopt."""
+    """servers: a list of servers as typed. wait: in the foreground, results are printed. strict: a bad line ends it."""
 
-    def __init__(self, args: dict):
-        self.args, self.wait, self.status = args, args["--wait"], OK
-        self.output = Output(quiet=args["--quiet"])
-        self.accepted, self.submitter, self.refused = 0, None, False
-        self.progress = Progress("jobs", quiet=args["--quiet"])
-        self.servers = servers(args)
-        self.made = os.urandom(8).hex().encode()   # begins the uniques that are made up; a count ends them
-        self.count = 0
-        if args["--priority"] not in job.PRIORITIES:
-            raise Usage(f"--priority: {args['--priority']!r} is not one of {', '.join(job.PRIORITIES)}")
-        if args["--unique"] is not None and args["--unique-data"]:
-            raise Usage("--unique and --unique-data: only one of them")
-        if args["--unique"] is not None and not args["FUNCTION"]:
-            raise Usage("--unique: a record has its own: set .unique")
-        self.function = None if args["FUNCTION"] is None else os.fsencode(args["FUNCTION"])
-        self.unique = None if args["--unique"] is None else os.fsencode(args["--unique"])
-        try:
-            if self.function is not None:
-                job.check_function(self.function)
-            if self.unique is not None:
-                job.check_unique(self.unique)
-        except BadRecord as error:
-            raise Usage(str(error)) from None
+    def __init__(self, servers: str, wait: bool, strict: bool, output: Output):
+        self.servers, self.wait, self.strict, self.output = servers, wait, strict, output
+        self.status, self.accepted, self.failed, self.refused = OK, 0, 0, False
+        self.submitter: client.Submitter | None = None
+        self.progress = Progress("jobs", quiet=output.quiet)
 
-    def run(self) -> int:
-        """Submit everything; the exit status."""
+    def run(self, source) -> int:
+        """Submit the jobs of a job_source.Source; the exit status."""
         try:
             try:
-                for where, line, made in self.jobs():
+                for where, line, made in source:
                     self.submit(where, line, made)
                 self.settle()
             except Strict:
                 self.settle(last=True)
             self.output.close()
+            if self.submitter is not None:
+                summarize(self.output, self.summary())
         except ReaderGone:
             self.finish_unread()
             return NO
         except Usage:
             raise
         except KeyboardInterrupt:
+            self.output.flush()
             if self.wait and self.submitter is not None and self.submitter.outstanding:
-                self.output.flush()
                 warn(f"{self.submitter.outstanding} jobs were waited for: what no worker has begun of them is gone")
             raise
         except Error as error:
@@ -70,77 +56,15 @@ class Submission:
             self.progress.close()
         return self.status
 
-    def jobs(self):
-        """(where, line number, job.Job) of each input."""
-        if self.function is None:
-            stdin_or_usage("give FUNCTION, or job records on standard input")
-            for where, record in records(Input(waiting=self.settle), self.bad):
-                try:
-                    yield where, int(where.rpartition(":")[2]), self.from_record(record)
-                except BadRecord as error:
-                    self.bad(BadRecord(f"{where}: {error}"))
-        elif self.args["FILE"]:
-            if self.unique is not None and len(self.args["FILE"]) > 1:
-                raise Usage("--unique: names one job, and there are several files")
-            for number, name in enumerate(self.args["FILE"], 1):
-                try:
-                    yield name, number, self.from_payload(self.read(name))
-                except BadRecord as error:
-                    self.bad(BadRecord(f"{name}: {error}"))
-        else:
-            stdin_or_usage("give FILE, or payloads on standard input")
-            source = Input(null=self.args["--null"], waiting=self.settle)
-            if self.unique is not None:   # nothing is submitted before it is known to be the only one
-                source = list(itertools.islice(source, 2))
-                if len(source) > 1:
-                    raise Usage("--unique: names one job, and there is a second line (a FILE, or -, is one payload)")
-            for number, line in source:
-                try:
-                    yield "stdin", number, self.from_payload(line)
-                except BadRecord as error:
-                    self.bad(BadRecord(f"stdin:{number}: {error}"))
-
-    def read(self, name: str) -> bytes:
-        """The bytes of a file; - is standard input. Raises BadRecord."""
-        try:
-            if name == "-":
-                with open(0, "rb", closefd=False) as file:
-                    return file.read()
-            with open(name, "rb") as file:
-                return file.read()
-        except OSError as error:
-            raise BadRecord(f"cannot read: {reason(error)}") from None
-
-    def from_payload(self, data: bytes) -> job.Job:
-        if self.unique is not None:
-            unique = self.unique
-        elif self.args["--unique-data"]:
-            unique = job.digest(20, data).encode()
-        else:
-            self.count += 1
-            unique = b"%s-%d" % (self.made, self.count)
-        made = job.Job(self.function, unique, data, self.args["--priority"])
-        made.given = self.unique is not None
-        return self.checked(made)
-
-    def from_record(self, record: dict) -> job.Job:
-        if record.get("id") is not None:
-            raise BadRecord(f"job {record['id']} is quarantined: use gm-requeue, or delete .id to submit a copy")
-        made = job.Job.from_record(record)
-        if self.args["--unique-data"]:
-            made.unique = job.digest(20, made.data).encode()
-        return self.checked(made)
-
-    def checked(self, made: job.Job) -> job.Job:
-        """made, where it can be submitted. Raises BadRecord."""
-        if not made.data and not self.wait:
-            raise BadRecord("empty payload: it would stop gearmand from starting again")
-        return made
+    def summary(self) -> str:
+        jobs = f"{self.accepted} job{'s' * (self.accepted != 1)}"
+        return f"{jobs} submitted" if not self.wait else f"{jobs} ended; {self.failed} failed"
 
     def bad(self, error: BadRecord) -> None:
+        """Report what is no job. Raises Strict where that ends it."""
         warn(str(error))
         self.status = NO
-        if self.args["--strict"]:
+        if self.strict:
             raise Strict
 
     def submit(self, where: str, number: int, made: job.Job) -> None:
@@ -148,10 +72,10 @@ class Submission:
         if self.submitter is None:
             from libgm.gearman import address, client
             self.submitter = client.Submitter(address.parse_servers(self.servers), wait=self.wait,
-                                              window=64 if self.wait else 1000, on_accept=self.on_accept,
+                                              window=WAITED if self.wait else WINDOW, on_accept=self.on_accept,
                                               on_refuse=self.on_refuse, on_result=self.on_result)
         unique, data = made.on_wire(self.wait)
-        self.submitter.submit(made.function, unique, data, made.priority, (where, number, made), made.due)
+        self.submitter.submit(made.function, unique, data, made.priority, (where, number, made), made.due, made.unique)
 
     def settle(self, last: bool = False) -> None:
         """Before a wait, and as the last thing: everything sent is acknowledged, everything acknowledged is printed.
@@ -165,22 +89,15 @@ class Submission:
             self.check_refused()
 
     def check_refused(self) -> None:
-        if self.refused and self.args["--strict"]:
+        if self.refused and self.strict:
             raise Strict
-
-    def accepted_record(self, item: tuple, handle: bytes, server) -> dict:
-        _, number, made = item
-        record: dict = {"line": number}
-        job.put(record, "function", made.function)
-        job.put(record, "unique", made.unique)
-        record["handle"] = handle.decode("utf-8", "replace")
-        record["server"] = str(server)
-        return record
 
     def on_accept(self, item: tuple, handle: bytes, server) -> None:
         self.accepted += 1
         self.progress.add()
-        record = self.accepted_record(item, handle, server)
+        if self.output.quiet and not self.wait:
+            return
+        record = accepted_record(item, handle, server)
         if self.wait:
             item[2].data = record   # what is printed with the result
         else:
@@ -198,6 +115,7 @@ class Submission:
             from libgm.worker.verdict import last_line
             record["error"] = last_line(warning) or "failed"
             self.status = NO
+            self.failed += 1
         record["duration"] = round(seconds, 6)
         self.output.emit(record)
         self.output.flush()
@@ -211,3 +129,14 @@ class Submission:
         except Error as error:
             warn(str(error))
         warn(f"standard output: its reader has gone: stopped after {self.accepted} jobs")
+
+
+def accepted_record(item: tuple, handle: bytes, server) -> dict:
+    """The record of an accepted job: item is its (where, line number, job.Job)."""
+    _, number, made = item
+    record: dict = {"line": number}
+    job.put(record, "function", made.function)
+    job.put(record, "unique", made.unique)
+    record["handle"] = handle.decode("utf-8", "replace")
+    record["server"] = str(server)
+    return record

@@ -1,6 +1,6 @@
-"""Counts, rates and quantiles of events, in memory that does not grow with them; the sketches are DDSketch's.
+"""gm-tally: counts, rates and quantiles of events, in memory that does not grow with them. The sketches are DDSketch's.
 
-A quantile is within 1 % of the value at its rank (a sketch's buckets are half a per cent to either side of their middle).
+A quantile is within 1 % of the value at its rank: a sketch's buckets reach half a per cent to either side of their middle.
 """
 
 from __future__ import annotations
@@ -12,21 +12,23 @@ from ddsketch.ddsketch import BaseDDSketch
 from ddsketch.mapping import LogarithmicMapping
 from ddsketch.store import CollapsingLowestDenseStore
 
-from libgm.shell.lines import safe
+from libgm.shell.lines import Input, Output, records, safe
+from libgm.shell.messages import warn
 from libgm.tools.events import text
 from libgm.units import epoch, iso
 
 ACCURACY = 0.005
-BINS = 2048          # of a sketch: values of nine decades; below them the smallest are taken together
-MOST = 1000          # sketches at a time, so that names that never repeat do not fill the memory
+BINS = 2048          # of a sketch: values of nine decades; smaller ones share the lowest bin
+MOST = 1000          # functions and sketches at a time, so that names that never repeat do not fill the memory
 QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
 LARGEST = 1e300      # numbers beyond it are no measurement
 BARS = 12            # of a histogram, at most
-WIDTH = 40           # of its longest
+WIDTH = 40           # characters of its longest bar
+TICK = 0.5           # seconds between two looks whether a window is over while no event comes
 
 
 class Sketch(BaseDDSketch):
-    """The distribution of a number. add(value)."""
+    """The distribution of a number; add(value) takes one in."""
 
     def __init__(self):
         self.stores = [CollapsingLowestDenseStore(BINS) for _ in range(2)]
@@ -34,13 +36,14 @@ class Sketch(BaseDDSketch):
                          zero_count=0.0)
 
     def record(self) -> dict:
-        found = {"count": int(self.count)}
-        found.update({name: short(min(self._max, max(self._min, self.get_quantile_value(q)))) for name, q in QUANTILES})
+        found: dict[str, float] = {"count": int(self.count)}
+        for name, quantile in QUANTILES:
+            found[name] = short(min(self._max, max(self._min, self.get_quantile_value(quantile) or 0.0)))
         found["max"] = self._max
         return found
 
     def buckets(self) -> list[tuple[float, int]]:
-        """(value, count) of each bucket with any, by value."""
+        """(value, count) of each bucket that is not empty, by value."""
         above, below = ([(self._mapping.value(at + store.offset), int(count)) for at, count in enumerate(store.bins) if count]
                         for store in self.stores)
         zero = [(0.0, int(self._zero_count))] if self._zero_count else []
@@ -48,39 +51,41 @@ class Sketch(BaseDDSketch):
 
 
 def short(value: float) -> float:
-    """value to the digits that mean anything."""
+    """A value to four significant digits."""
     return float(f"{value:.4g}")
 
 
 class Row:
-    """What is known of a function's events of one kind."""
+    """A function's events of one kind: their count, and a sketch of each number by its name."""
 
     __slots__ = ("count", "numbers")
 
     def __init__(self):
-        self.count, self.numbers = 0, {}
+        self.count = 0
+        self.numbers: dict[str, Sketch] = {}
 
 
 class Tally:
-    """Counts events; take() gives the records of what was counted since the last time.
+    """Counts events; take() returns the records of what was counted since the last call.
 
-    every: seconds of a window by the events' own times, None for all in one.
+    every: seconds of a window by the events' own times, None for one window.
     """
 
-    def __init__(self, every: float | None, say):
-        self.every, self.say = every, say
-        self.told = False
+    def __init__(self, every: float | None):
+        self.every = every
+        self.warned = False
         self.clear()
 
     def clear(self) -> None:
         self.rows: dict[tuple, Row] = {}
         self.sketches = 0
-        self.first = self.last = None         # epoch seconds of the events' times
+        self.first: float | None = None       # epoch seconds of the earliest event
+        self.last = 0.0                       # and of the latest
         self.opened = 0.0                     # time.monotonic() of the first event
-        self.seen: object = None              # the last time as it was typed
+        self.seen: object = None              # the last event's time as it was typed
 
     def due(self, event: dict | None = None) -> bool:
-        """Whether a window is over before this event, or by now where there is none."""
+        """Whether the window is over before an event, or by now where there is none."""
         if self.every is None or self.first is None:
             return False
         if event is None or event.get("time") == self.seen:
@@ -95,6 +100,7 @@ class Tally:
             return time.time()
 
     def add(self, event: dict) -> None:
+        """Count an event."""
         kind, function, when = event.get("event"), event.get("function"), event.get("time")
         if when != self.seen or self.first is None:
             self.seen = when
@@ -112,19 +118,19 @@ class Tally:
 
     def new_row(self, function: str, kind: str) -> Row:
         if len(self.rows) >= MOST:
-            self.tell()
+            self.warn_once()
             function = "(others)"
         return self.rows.setdefault((function, kind), Row())
 
     def measure(self, row: Row, name: str, value, depth: int = 0) -> None:
-        """Note a number under its name; of an object, every number in it under a.b."""
+        """Take in a number under its name, and every number of an object under a.b."""
         if type(value) in (int, float):
             if not -LARGEST < value < LARGEST:
                 return
             sketch = row.numbers.get(name)
             if sketch is None:
                 if self.sketches >= MOST:
-                    self.tell()
+                    self.warn_once()
                     return
                 sketch = row.numbers[name] = Sketch()
                 self.sketches += 1
@@ -134,16 +140,19 @@ class Tally:
                 self.measure(row, f"{name}.{key}" if name else key if depth or key != "duration" else "extra.duration",
                              inner, depth + 1)
 
-    def tell(self) -> None:
-        if not self.told:
-            self.say(f"over {MOST} functions or numbers at a time: what is new is counted together, and not measured")
-            self.told = True
+    def warn_once(self) -> None:
+        if not self.warned:
+            warn(f"over {MOST} functions or numbers at a time: new ones are counted together, and not measured")
+            self.warned = True
 
     def take(self, over: bool) -> list[tuple[dict, Row]]:
-        """(record, row) of each function and kind of event, by name; and begin anew. over: a window is, not the input."""
+        """Return (record, row) of each function and kind of event, by name, and start afresh.
+
+        over: whether a whole window has passed; else the rate is by the events' own times.
+        """
         if self.first is None:
             return []
-        span = self.every if over else self.last - self.first + 1   # times are whole seconds
+        span = self.every if over and self.every else self.last - self.first + 1   # times are whole seconds
         done = []
         for (function, kind), row in sorted(self.rows.items()):
             numbers = {name: sketch.record() for name, sketch in sorted(row.numbers.items())}
@@ -155,7 +164,7 @@ class Tally:
 
 
 def page(record: dict, row: Row) -> bytes:
-    """A record as a person reads it: its quantiles, and a histogram of each number."""
+    """A record for people: its quantiles, and a histogram of each number."""
     lines = [f"{safe(record['function'])}: {record['event']}: {record['count']} from {record['since']} to {record['until']}, "
              f"{record['rate']:g} a second"]
     for name, sketch in sorted(row.numbers.items(), key=lambda pair: (pair[0] != "duration", pair[0])):
@@ -168,7 +177,7 @@ def page(record: dict, row: Row) -> bytes:
 
 
 def histogram(buckets: list[tuple[float, int]]) -> list[str]:
-    """A line with a bar for each range, between steps of 1, 2 and 5 times powers of ten, of buckets (value, count)."""
+    """A line with a bar for each range of buckets (value, count). The ranges end at 1, 2 and 5 times powers of ten."""
     steps = edges(buckets[0][0], buckets[-1][0])
     while len(steps) > BARS + 1:
         steps = steps[::2] if len(steps) % 2 else [*steps[::2], steps[-1]]
@@ -181,15 +190,44 @@ def histogram(buckets: list[tuple[float, int]]) -> list[str]:
 
 
 def edges(low: float, high: float) -> list[float]:
-    """Steps of 1, 2, 5 times powers of ten around low and high, at least two; with 0 where the range holds it."""
+    """Steps of 1, 2 and 5 times powers of ten around low and high, at least two, and 0 where it lies between them."""
     if low < 0 and high > 0:
         return [-step for step in reversed(edges(0.0, -low))][:-1] + edges(0.0, high)
     if high <= 0:
         return [-step for step in reversed(edges(-high, -low))] if low < 0 else [0.0, 1.0]
     zero = low == 0
     low = low or high / 1000
-    found = [float(f"{digit}e{power}") for power in range(int(f"{low:e}".partition("e")[2]), int(f"{high:e}".partition("e")[2]) + 2)
-             for digit in (1, 2, 5)]
+    first, last = (int(f"{end:e}".partition("e")[2]) for end in (low, high))
+    found = [float(f"{digit}e{power}") for power in range(first, last + 2) for digit in (1, 2, 5)]
     first = max(0, bisect.bisect_right(found, low) - 1)
     steps = found[first:bisect.bisect_right(found, high) + 1]
     return [0.0, *steps] if zero else steps
+
+
+def tally(every: float | None, people: bool) -> bool:
+    """Count the events of standard input and print the records, as pages for people or as JSON lines.
+
+    every: as of Tally. Return whether every line was an event.
+    """
+    found, output, bad = Tally(every), Output(), []
+
+    def report(over: bool) -> None:
+        for record, row in found.take(over):
+            if people:
+                output.write(page(record, row))
+            else:
+                output.emit(record)
+        output.flush()
+
+    def note(error) -> None:
+        warn(str(error))
+        bad.append(error)
+    source = Input(waiting=lambda: report(True) if found.due() else None, tick=every and TICK)
+    for _, event in records(source, note):
+        if "event" in event:
+            if every is not None and found.due(event):
+                report(True)
+            found.add(event)
+    report(False)
+    output.close()
+    return not bad

@@ -35,29 +35,31 @@ class Brake:
         self.row, self.outage = len(found.failed), found.since is not None
         return found
 
+    def turn_over(self, store: Store, done: bool, coming: bool) -> float:
+        """Note that jobs were done, and ask when the next may be started, in a transaction of the caller's; in how many seconds."""
+        if not self.limit:
+            return 0.0
+        found = self.look(store)
+        if done:
+            self.succeeded(store, found)
+        return self.start(store, found) if coming and self.outage else 0.0
+
     def ahead(self, window: int) -> int:
         """How many jobs may be begun before the outcome of the first is known: a row of failures is no longer than the limit."""
         if not self.limit:
             return window
         return 1 if self.outage else max(1, self.limit - self.row)
 
-    def start(self, store: Store) -> float:
-        """Seconds until a job may be started; in a transaction of the caller's. In an outage starts are spaced."""
-        if not self.limit:
-            return 0.0
-        found = self.look(store)
-        if found.since is None:
-            return 0.0
+    def start(self, store: Store, found: outages.Brake) -> float:
+        """Seconds until a job may be started in an outage, in which starts are spaced."""
         now = time.time()
         at = now if found.next_start > now + SKEW else max(now, found.next_start)
-        outages.reserve(store, self.function, at + min(SPACING_MAX, SPACING * max(0.0, now - found.since)))
+        outages.reserve(store, self.function, at + min(SPACING_MAX, SPACING * max(0.0, now - (found.since or now))))
         return at - now
 
-    def succeeded(self, store: Store) -> None:
-        """A job was done; in a transaction of the caller's. It ends an outage, and what was held is due."""
-        if not self.limit:
-            return
-        found, now = self.look(store), time.time()
+    def succeeded(self, store: Store, found: outages.Brake) -> None:
+        """A job was done. It ends an outage, and what was held is due."""
+        now = time.time()
         if found.since is None and not found.failed and found.succeeded and 0 <= now - found.succeeded < FRESH:
             return
         outages.note_success(store, self.function, now)

@@ -59,8 +59,8 @@ class Child:
         """time.monotonic() at which it must be looked at again, None where its descriptor tells."""
         return now + TICK if self.ended < 0 else self.kill_at
 
-    def reap(self) -> None:
-        """Wait until it has ended, kill what is left of its group where it was ended by us, and close the descriptor."""
+    def reap(self) -> int:
+        """Wait until it has ended, kill what is left of its group where it was ended by us, and close the descriptor; its status."""
         while self.status is None:
             self.status = os.waitpid(self.pid, 0)[1]
         if self.kill_at is not None:
@@ -68,6 +68,7 @@ class Child:
         if self.ended >= 0:
             os.close(self.ended)
             self.ended = -1
+        return self.status
 
 
 def pipes(count: int) -> list[tuple[int, int]]:

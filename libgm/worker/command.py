@@ -62,7 +62,7 @@ class Command:
 
     def attend(self, woken: list[int]) -> list[tuple]:
         """Act on what happened on the descriptors of watch() and by the clock; the jobs that have ended, each an
-        (attempt, Outcome), no longer in .given. Raises Unfit; what it was given and has not begun is still in .given then.
+        (attempt, Outcome), no longer in .given: call its collect(). Raises Unfit; what it was given and has not begun is still in .given then.
         """
         raise NotImplementedError
 
@@ -79,8 +79,8 @@ class Command:
     def finish(self) -> None:
         """No more jobs come: let it clean up within --grace."""
 
-    def end(self) -> None:
-        """End it at once, whatever it is on."""
+    def end(self) -> bool:
+        """End it at once, whatever it is on; whether there was anything to end."""
         raise NotImplementedError
 
 

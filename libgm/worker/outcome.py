@@ -16,12 +16,13 @@ class Outcome:
 
     exit (int) or signal (name, "SIGKILL"), the other None; stdout, stderr (bytes, the end of it); extra (dict); duration
     (seconds); timed_out; overflow: its output was too large; stopped: ended to be released; forced: ended by signals of ours.
+    collect: takes in what a process that has ended left in its pipes; before that stdout, stderr and extra are not known.
     Of an answer in pipe mode: verdict (done, fail, retry, dead or drop; None where there is none), error, delay (seconds or
     None).
     """
 
     __slots__ = ("exit", "signal", "stdout", "stderr", "extra", "duration", "timed_out", "overflow", "stopped", "forced",
-                 "verdict", "error", "delay")
+                 "collect", "verdict", "error", "delay")
 
     def __init__(self, status: int | None = None, stdout: bytes = b"", stderr: bytes = b""):
         """status: of waitpid()."""
@@ -34,9 +35,14 @@ class Outcome:
         self.stdout, self.stderr, self.duration = stdout, stderr, 0.0
         self.extra: dict = {}
         self.timed_out = self.overflow = self.stopped = self.forced = False
+        self.collect = nothing
         self.verdict: str | None = None
         self.error: str | None = None
         self.delay: float | None = None
+
+
+def nothing() -> None:
+    """There is nothing to collect."""
 
 
 def signal_name(number: int) -> str:

@@ -44,7 +44,7 @@ class Pace:
         self.recent += (seconds / count - self.recent) * 0.3
         if now - self.looked > LOOK:
             self.looked, self.mean = now, self._mean(now)
-        self.window = max(1, min(MOST, int(SPAN / max(self.recent, self.mean, 1e-6)), self.window * 2))
+        self.window = min(MOST, math.ceil(SPAN / max(self.recent, self.mean, 1e-6)), self.window * 2)
 
     def _mean(self, now: float) -> float:
         """Seconds a job, of all workers."""

@@ -254,8 +254,7 @@ class Parent:
 
     def ended(self, child: Child, status: int) -> None:
         """A worker has ended, with that status of waitpid()."""
-        from libgm.worker.loop import EMPTY
-        from libgm.worker.process import REPLACED
+        from libgm.worker.process import EMPTY, REPLACED
         code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
         if code == REPLACED:
             self.replaced()

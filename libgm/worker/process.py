@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import time
 
-from libgm.errors import Replaced, Unavailable
+from libgm.errors import Error, Replaced, Unavailable
 from libgm.gearman.worker import Worker
 from libgm.quarantine import payloads, processes, starts
 from libgm.quarantine.file import Store
+from libgm.shell.messages import warn
 from libgm.shell.signals import Control, Stopped
-from libgm.worker.loop import RETIRED, Loop
+from libgm.worker.loop import Loop
 from libgm.worker.pace import Pace
 from libgm.worker.report import Reporter
+from libgm.worker.retries import release_due
 from libgm.worker.settings import Settings
 from libgm.worker.settle import Settler
 
-REPLACED = 11        # exit status of a worker: the quarantine file is another one now
+# Exit statuses of a worker: to be replaced; its queue is empty (--until-empty); the quarantine file is another one now
+RETIRED, EMPTY, REPLACED = 0, 10, 11
 BUSY = 10.0          # seconds to wait for another writer before a worker looks whether it was told to stop
 
 
@@ -39,19 +43,60 @@ class WorkerProcess:
         try:
             self.store = self.settler.store = self.settler.persist(self.open_store)
             client_id = f"gm-work:{os.uname().nodename}:{os.getpid()}".encode()
-            worker = Worker(settings.servers, settings.function, client_id, self.spool)
+            self.worker = Worker(settings.servers, settings.function, client_id, self.spool)
+            loop = Loop(settings, self.control, self.worker, self.settler, self.command(), self.pace, expires)
             try:
                 if settings.until_empty:
-                    worker.connect()
+                    self.worker.connect()
                 self.control.on_term = self.settler.mark_released
-                return Loop(settings, self.control, worker, self.settler, self.command(), self.pace, expires).run()
+                self.settler.take_care()
+                return self.work(loop)
+            except Unavailable:   # a job whose end cannot be written down is run again, uncounted
+                with contextlib.suppress(Unavailable):
+                    starts.note(self.store, 0)
+                raise
             finally:
-                worker.close()
+                loop.end()
+                self.worker.close(loop.deadline)
                 processes.part(self.store)
         except Replaced:
             return REPLACED
         except Stopped:
             return RETIRED
+
+    def work(self, loop: Loop) -> int:
+        """Go round until the end; an exit status. Raises Stopped."""
+        while True:
+            if loop.finished():
+                loop.wind_up()
+                return RETIRED
+            loop.turn()
+            if self.settings.until_empty and self.out_of_work(loop):
+                loop.wind_up()
+                return EMPTY
+
+    def out_of_work(self, loop: Loop) -> bool:
+        """Whether there is nothing to be had now."""
+        if not loop.empty():
+            return False
+        if loop.paused:
+            return True
+        if self.worker.down and not self.worker.connection_to_handler_map:
+            raise self.worker.down_error()
+        return self.worker.idle and not self.release_now()
+
+    def release_now(self) -> int:
+        """Release the retries that are due, as no releaser runs beside a --until-empty; how many."""
+        try:
+            released = release_due(self.store, self.settings)
+        except Replaced:
+            raise
+        except Error as error:
+            warn(f"delayed retries: {error}")
+            return 0
+        if released:
+            self.worker.ask_again()
+        return released
 
     def open_store(self) -> Store:
         settings = self.settings

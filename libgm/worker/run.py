@@ -54,10 +54,11 @@ class ProcessPerJob(Command):
             self.run.stopped = True
             self.run.child.terminate(min(self.settings.grace, 1.0))
 
-    def end(self) -> None:
-        if self.run:
-            self.run.kill()
-            self.run = None
+    def end(self) -> bool:
+        run, self.run = self.run, None
+        if run:
+            run.kill()
+        return run is not None
 
 
 class Run:
@@ -168,22 +169,25 @@ class Run:
         return False
 
     def outcome(self) -> Outcome:
-        """How it ended; its descriptors are closed."""
-        duration = time.monotonic() - self.began
+        """How it ended."""
+        outcome = Outcome(self.child.status)
+        outcome.duration, outcome.forced = time.monotonic() - self.began, self.child.ending
+        outcome.stopped, outcome.timed_out = self.stopped, self.timed_out
+        outcome.overflow, outcome.collect = self.overflow, lambda: self.collect(outcome)
+        return outcome
+
+    def collect(self, outcome: Outcome) -> None:
+        """Read what is left in its pipes, and close them."""
         poll = select.poll()
         for fd in self.open:
             poll.register(fd, select.POLLIN)
         for fd, what in poll.poll(0):
             if what & select.POLLIN:
                 self.read(fd)
-        forced = self.child.ending
         self.child.reap()
         self.close()
-        outcome = Outcome(self.child.status, b"".join(self.parts), tail(bytes(self.stderr)))
-        outcome.duration, outcome.forced = duration, forced
-        outcome.stopped, outcome.overflow, outcome.timed_out = self.stopped, self.overflow, self.timed_out
+        outcome.stdout, outcome.stderr, outcome.overflow = b"".join(self.parts), tail(bytes(self.stderr)), self.overflow
         outcome.extra = extras(bytes(self.extra[:MAX_EXTRA]))
-        return outcome
 
     def kill(self) -> None:
         """End it and its group at once."""

@@ -24,6 +24,7 @@ from libgm.worker.report import Reporter
 
 LOST, HUNG = "its worker died with it", "hung: ended by gm-reap"
 MAX_RELEASES = 10      # of one job, before it is taken for the reason of the signals
+CAREFUL_JOBS, CAREFUL = 10, 60.0   # jobs, or seconds, for which a worker is careful after a machine went down
 GIVE_UP = 3            # tries, with --until-empty, of what does not mend itself
 
 
@@ -38,6 +39,18 @@ class Settler:
         self.trouble, self.unfit = Trouble(), Trouble()
         self.settled: list[int] = []   # runs whose failures are written and answered: their starts are to go
         self.careful = False           # starts are on disk before their jobs begin
+        self.careful_until = 0.0       # time.monotonic()
+
+    def take_care(self) -> None:
+        """Be careful for a while where the machine went down with a worker (rule 6): a job may have done that."""
+        self.careful = self.persist(lambda: starts.careful(self.store))
+        self.careful_until = time.monotonic() + CAREFUL
+
+    def end_care(self, runs: int) -> None:
+        """After so many runs of this worker: the machine has not gone down again."""
+        if self.careful and (runs >= CAREFUL_JOBS or time.monotonic() >= self.careful_until):
+            self.careful = False
+            self.persist(lambda: starts.mark_seen(self.store))
 
     def persist(self, write):
         """Call write until the file takes it: a job is not answered before. Raises Stopped when told to end meanwhile, and
@@ -75,10 +88,9 @@ class Settler:
                 starts.end(self.store, *self.settled, *(attempt.run for attempt, _ in done))
                 if done:
                     starts.forget(self.store, *(attempt.identity for attempt, _ in done))
-                    self.brake.succeeded(self.store)
+                wait = self.brake.turn_over(self.store, bool(done), bool(coming))
                 if not coming:
                     return []
-                wait = self.brake.start(self.store)
                 coming[0].start_at = time.monotonic() + wait if wait else 0.0
                 starts.begin(self.store, *coming)
                 return starts.suspects(self.store, range(coming[0].run, coming[-1].run + 1))
@@ -101,8 +113,8 @@ class Settler:
             return False
         if past.settled:
             attempt.header.key = wire.new_key()
-        else:
-            attempt.header.key = attempt.header.key or past.key or 0
+        elif past.key and not attempt.known:
+            attempt.header.key = past.key
         attempt.before += past.attempts
         reason, error = ("hung", HUNG) if past.hung and not past.lost else ("lost", LOST)
         if past.released >= MAX_RELEASES:
@@ -130,15 +142,12 @@ class Settler:
         self.reporter.emit("retry", attempt, header.attempts, Outcome(), "lost", f"{LOST}, while it was sent again")
         return True
 
-    def begin_alone(self, attempt: Attempt) -> None:
-        """Write the start of a job that a dead worker had in hand."""
-        self.turn_over([], [attempt])
-
     def end_starts(self, attempts) -> None:
-        """The starts of attempts that were not begun go."""
-        runs = [attempt.run for attempt in attempts]
+        """The starts of attempts that were not begun go, and those of failures that are answered."""
+        runs = [*self.settled, *(attempt.run for attempt in attempts)]
         if runs:
             self.transact(False, (starts.end, *runs))
+            self.settled.clear()
 
     def mark_released(self) -> None:
         """What ends this worker from now on is a release, no attempt (rule 7)."""

@@ -48,7 +48,8 @@ def jobs(seed: int, count: int, calm: bool) -> list[dict]:
         kind = rng.choices(names, weights)[0]
         pad = "x" * (rng.randrange(20000) if rng.random() < 0.01 else rng.randrange(60))
         function = rng.choices(FUNCTIONS, (2, 2, 2, 6))[0]
-        made.append({"function": function, "unique": f"shared-{rng.randrange(40 + count // 30)}" if rng.random() < 0.1 else f"u{ident}",
+        unique = f"shared-{rng.randrange(40 + count // 30)}" if rng.random() < 0.1 else f"u{ident}"
+        made.append({"function": function, "unique": unique,
                      "priority": rng.choice(("high", "normal", "normal", "low")), "data": f"{ident} {kind}\n{pad}"})
     return made
 
@@ -76,7 +77,8 @@ class World:
             (home / name).mkdir()
         self.mounted = os.environ.get("CHAOS_MOUNTS") == "1"
         for name, size in MEGABYTES.items() if self.mounted else ():
-            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size + 3 * count // 1000}m,mode=700", "none", home / name], check=True)
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size + 3 * count // 1000}m,mode=700", "none", home / name],
+                           check=True)
         self.log, self.fixed = home / "log/jobs", home / "log/fixed"
         self.files = {name: home / name / "quarantine.db" for name in ("a", "b")}
         self.ports = [(free_port(), free_port()) for _ in range(2)]   # (the proxy's, gearmand's)
@@ -157,7 +159,7 @@ class World:
     def submit(self) -> None:
         """Everything, at .rate jobs a second; what a gm-submit did not acknowledge is submitted once more by the next."""
         rng = random.Random(f"submit {self.seed}")
-        left, began, sent = list(range(len(self.jobs))), time.monotonic(), 0
+        left, began = list(range(len(self.jobs))), time.monotonic()
         while left and not self.closing.is_set():
             due = int((time.monotonic() - began) * self.rate) - len(self.accepted)
             if due < 1:

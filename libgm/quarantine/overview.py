@@ -1,0 +1,98 @@
+"""What the quarantine file says of functions, workers and the jobs in their hands, for gm-status and gm-check."""
+
+from __future__ import annotations
+
+import collections
+
+from libgm.quarantine import outages, pauses, processes, starts
+from libgm.quarantine.file import Store, raw
+
+FIELDS = {"dead": 0, "delayed": 0, "held": 0, "overdue": 0, "oldest_dead": None, "oldest_start": None, "brake": None,
+          "paused": None}
+STATES = "SELECT function, state, count(*), min(last_failed) FROM job GROUP BY function, state"
+OVERDUE = "SELECT function, count(*) FROM job WHERE state = 'delayed' AND due < ? GROUP BY function"
+RUNNING = "SELECT function, process, run, started FROM start"
+STARTS = "SELECT process, run, started, unique_, handle, server, attempts, mark FROM start"
+PROCESSES = "SELECT id, tool, host, pid, started, function FROM process ORDER BY id"
+ENTERED = "SELECT id, tool, host, namespace, pid, pid_start, started, function FROM process ORDER BY id"
+BEGUN = ("SELECT process, run, function, unique_, handle, started, attempts FROM start WHERE process <> ? "
+         "ORDER BY process, run")
+KNOWN = ("SELECT function FROM job UNION SELECT function FROM start UNION SELECT function FROM process WHERE function NOT NULL "
+         "UNION SELECT function FROM audit WHERE function NOT NULL")
+DIED = "SELECT function, count(*) FROM job WHERE state = 'dead' AND last_failed > ? GROUP BY function"
+
+
+def functions(store: Store, now: float, late: float) -> dict[bytes, dict]:
+    """FIELDS of each function that the file knows.
+
+    oldest_dead, oldest_start: epoch seconds, or None. overdue: jobs that should have been released `late` seconds ago. brake:
+    (since, why) of an outage, or None. paused: the pauses.Pause that the function is under, or None. Memory grows with the
+    functions, and one look at the index of jobs counts them.
+    """
+    found: dict[bytes, dict] = {}
+
+    def of(function: str | bytes) -> dict:
+        return found.setdefault(raw(function), dict(FIELDS))
+    for function, state, count, oldest in store.rows(STATES):
+        of(function)[state] = count
+        if state == "dead":
+            of(function)["oldest_dead"] = oldest
+    for function, count in store.rows(OVERDUE, (now - late,)):
+        of(function)["overdue"] = count
+    alive: dict[int, bool] = {}
+    for function, process, run, started in store.rows(RUNNING):
+        if process not in alive:
+            alive[process] = processes.lives(store, process)
+        since = starts.since(store, process, run, started) if alive[process] else None
+        if since is not None:   # a dead owner's start only counts, until the job is seen again
+            before = of(function)["oldest_start"]
+            of(function)["oldest_start"] = since if before is None else min(before, since)
+    if store.version >= 3:
+        for name, (since, why, held) in outages.standing(store).items():
+            of(name).update(brake=(since, why), held=held)
+    return found
+
+
+def pauses_now(store: Store, now: float) -> list[pauses.Pause]:
+    """The pauses that stand now."""
+    return pauses.standing(store, now) if store.version >= 3 else []
+
+
+def known(store: Store) -> set[bytes]:
+    """The functions that the file knows from jobs, now or before, and from processes and pauses."""
+    more = " UNION SELECT function FROM tally UNION SELECT function FROM pause" if store.version >= 3 else ""
+    return {raw(function) for function, in store.rows(KNOWN + more)}
+
+
+def died_since(store: Store, since: float) -> dict[bytes, int]:
+    """How many dead jobs of each function died after `since` (epoch seconds)."""
+    return {raw(function): count for function, count in store.rows(DIED, (since,))}
+
+
+def workers(store: Store) -> list[tuple]:
+    """Each process in the file: (id, tool, host, pid, started, function or None, whether it lives, the job in its hand).
+
+    The job is (since, unique, handle, server, attempts, mark), or None.
+    """
+    begun: dict[int, tuple] = {}
+    for process, run, started, unique, *rest in store.rows(STARTS):
+        since = starts.since(store, process, run, started)
+        if since is not None:   # None: a job that is ready, not begun
+            begun[process] = (since, raw(unique), *rest)
+    return [(ident, tool, host, pid, started, None if function is None else raw(function), processes.lives(store, ident),
+             begun.get(ident)) for ident, tool, host, pid, started, function in store.rows(PROCESSES)]
+
+
+Entered = collections.namedtuple("Entered", "ident tool host namespace pid pid_start started function")
+Begun = collections.namedtuple("Begun", "process run function unique handle started attempts")
+
+
+def processes_entered(store: Store) -> list[Entered]:
+    """The processes in the file, whether they live or not; function: bytes, or None."""
+    return [Entered._make((*row[:-1], None if row[-1] is None else raw(row[-1]))) for row in store.rows(ENTERED)]
+
+
+def starts_entered(store: Store) -> list[Begun]:
+    """The starts in the file that a process owns."""
+    return [Begun(process, run, raw(function), raw(unique), *rest)
+            for process, run, function, unique, *rest in store.rows(BEGUN, (starts.NOBODY,))]

@@ -1,0 +1,195 @@
+"""What gm-drain does: the jobs that wait in a queue, taken into the quarantine file, a batch per transaction."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from libgm import wire
+from libgm.errors import INTERRUPTED, NO, OK, Replaced, Unavailable
+from libgm.gearman import admin
+from libgm.gearman.connection import ServerLost
+from libgm.gearman.worker import Worker
+from libgm.quarantine import audit, jobs, payloads, processes, starts
+from libgm.quarantine.file import Store
+from libgm.quarantine.fingerprint import fingerprint
+from libgm.shell.lines import Output, ReaderGone
+from libgm.shell.messages import Trouble, summarize, warn
+from libgm.shell.progress import Progress
+from libgm.shell.signals import Control
+from libgm.worker.attempt import Attempt
+
+WINDOW = 500                   # jobs asked for at once; each batch is durable before any of it is answered
+BATCH_BYTES = 16 << 20
+TOLD = b"taken out of the queue by gm-drain"   # what a client that waits is told
+
+
+class Drain:
+    """limit: jobs at most, None for all that wait. why: for the history, or None."""
+
+    def __init__(self, servers: list, function: bytes, path: str, limit: int | None, why: str | None, quiet: bool, json: bool):
+        self.servers, self.function, self.path, self.limit, self.why = servers, function, path, limit, why
+        self.output = Output(quiet=quiet, acts=True, json=json)
+        self.trouble, self.drained, self.told, self.runs = Trouble(), 0, 0, 0
+        self.answered: list[int] = []   # runs whose starts are to go with the next transaction
+        self.lost = False
+
+    def run(self) -> int:
+        """Take what waits now; the exit status. Raises Unavailable."""
+        left = self.waiting()
+        self.left = left if self.limit is None else min(left, self.limit)
+        parent, _ = os.pipe()   # a parent that never dies
+        self.control = Control(0.0, parent, interrupt=True)
+        self.store = Store(self.path, create=True)
+        processes.join(self.store, "gm-drain", self.function)
+        starts.sweep(self.store)
+        self.progress = Progress("jobs", self.left, self.output.quiet)
+        worker = Worker(self.servers, self.function, f"gm-drain:{os.uname().nodename}:{os.getpid()}".encode(),
+                        lambda handle, function, unique, length: payloads.Spool(self.store, function, unique, length))
+        try:
+            return self.take_all(worker)
+        finally:
+            self.progress.close()
+            worker.close()
+            self.end_starts()
+            processes.part(self.store)
+
+    def waiting(self) -> int:
+        """Jobs of the function that no worker has begun, on all servers. Raises Unavailable where none can be asked."""
+        answers, problems = admin.ask_all(self.servers, admin.Admin.queues)
+        for error in problems:
+            if not answers:
+                raise error
+            warn(str(error))
+            self.lost = self.lost or isinstance(error, Unavailable)
+        return sum(max(0, queue.total - queue.running) for _, queues in answers for queue in queues if queue.function == self.function)
+
+    def take_all(self, worker: Worker) -> int:
+        try:
+            worker.connect()
+            while self.left > 0 and not self.control.stopping:
+                batch = self.batch(worker)
+                if batch and not self.keep(worker, batch):
+                    break
+                if not batch and worker.idle:
+                    break
+                self.control.happened()
+            worker.release()   # what has arrived and is not ours to take any more
+            self.output.close()
+        except ReaderGone:
+            warn(f"standard output: its reader has gone: stopped after {self.drained} jobs")
+            return NO
+        summarize(self.output, self.summary())
+        return INTERRUPTED if self.control.stopping else NO if self.lost else OK
+
+    def summary(self) -> str:
+        dead = jobs.dead(self.store)
+        return (f"{self.drained} job{'s' * (self.drained != 1)} drained" +
+                (f", {self.told} clients told" if self.told else "") + f"; {dead} dead job{'s' * (dead != 1)}")
+
+    def batch(self, worker: Worker) -> list[Attempt]:
+        """The jobs that are here now, waiting for the first of them, no more than are left to take."""
+        worker.window = min(WINDOW, self.left)
+        assigned = worker.next(0, (self.control.fd,))
+        batch: list[Attempt] = []
+        size = 0
+        while assigned is not None:
+            self.runs += 1
+            batch.append(Attempt(assigned, self.runs, False))
+            size += len(assigned.data)
+            if len(batch) >= min(WINDOW, self.left) or size > BATCH_BYTES:
+                break
+            assigned = worker.ready()
+        return batch
+
+    def keep(self, worker: Worker, batch: list[Attempt]) -> bool:
+        """Commit a batch, answer it, print it; False where we were told to stop while the file would not take it."""
+        waited = [attempt for attempt in batch if attempt.waited]
+        kept = [attempt for attempt in batch if not attempt.waited]
+        while True:
+            try:
+                rows = self.write(kept)
+                self.trouble.over()
+                break
+            except Replaced:
+                raise
+            except (Unavailable, OSError) as error:
+                self.control.wait(self.trouble.say(f"{error}: trying again"))
+            if self.control.stopping:
+                return False
+        for attempt in batch:
+            try:
+                attempt.assigned.warning(TOLD)
+                attempt.assigned.fail()
+            except ServerLost as error:
+                warn(f"{attempt.handle}: {error}: it is drained, and will be seen again")
+                self.lost = True
+        worker.drain(5.0)
+        self.answered = [attempt.run for attempt in kept]
+        self.left -= len(batch)
+        self.drained += len(kept)
+        self.told += len(waited)
+        self.progress.add(len(batch))
+        for values in rows:
+            self.output.emit(jobs.record([values.get(name) for name in jobs.COLUMNS]))
+        self.output.flush()
+        return True
+
+    def write(self, batch: list[Attempt]) -> list[dict]:
+        """Make a batch durable; its rows. Its starts are settled from the first: a job that comes again is another one then.
+
+        Raises Unavailable, OSError.
+        """
+        for attempt in batch:
+            if attempt.spool is not None:
+                attempt.spool.keep()
+        rows = []
+        with self.store.transaction():
+            starts.end(self.store, *self.answered)
+            self.answered = []
+            for attempt in batch:
+                self.look_back(attempt)
+            starts.begin(self.store, *batch)
+            for attempt in batch:
+                values = self.row(attempt)
+                values["id"] = jobs.set_aside(self.store, values)
+                starts.settle(self.store, attempt.run)
+                starts.forget(self.store, attempt.identity)
+                rows.append(values)
+            found = jobs.revisions(self.store, [values["id"] for values in rows])
+            for values in rows:
+                values["revision"], values["key"] = found[values["id"]]
+            audit.write_down(self.store, "drain", rows, self.why)
+        return rows
+
+    def look_back(self, attempt: Attempt) -> None:
+        """Take in what dead workers' starts of the job tell (gm-delivery(7), rules 5 and 6)."""
+        past = starts.past(self.store, attempt.identity)
+        if past is None:
+            return
+        attempt.before += past.attempts
+        if past.settled:
+            attempt.header.key = wire.new_key()
+        elif past.key is not None:
+            attempt.header.key = attempt.header.key or past.key
+
+    def row(self, attempt: Attempt) -> dict:
+        """The row of a job that waited."""
+        header = attempt.header
+        spool = attempt.spool
+        spooled = {} if spool is None else {"payload_file": spool.path, "payload_digest": spool.digest}
+        return jobs.row(
+            key=wire.key_text(header.key), function=attempt.assigned.function, unique_=attempt.unique, data=attempt.data,
+            priority=header.priority, reason="drained", error="", attempts=attempt.before, requeues=header.requeues,
+            first_failed=header.first_failed, last_failed=int(time.time()), sends=header.sends, holds=header.holds,
+            known_bad=header.known_bad, server=attempt.server, handle=attempt.handle,
+            fingerprint=fingerprint(self.function, "drained", ""), **spooled)
+
+    def end_starts(self) -> None:
+        """Whatever was answered last: its starts go."""
+        if self.answered:
+            try:
+                with self.store.transaction(durable=False):
+                    starts.end(self.store, *self.answered)
+            except Unavailable as error:
+                warn(str(error))
