@@ -27,8 +27,8 @@ from libgm.quarantine.file import Store, raw
 from libgm.shell import lines
 from libgm.shell.lines import Output
 from libgm.tools import batch, collect, dead, salvage, syslog
-from libgm.worker import protocol, run
-from libgm.worker.command import Command
+from libgm.worker import outcome, protocol
+from libgm.worker.streams import LineReader
 
 pytestmark = pytest.mark.slow
 
@@ -165,11 +165,11 @@ def test_times_and_durations(text):
 def test_answers_of_a_command(answer):
     try:
         found = protocol.parse(json.dumps(answer).encode())
-        outcome = protocol.outcome_of(found, b"said") if "ok" in found else None
+        told = protocol.outcome_of(found, b"said") if "ok" in found else None
     except protocol.Broken:
         return
-    if outcome:
-        assert isinstance(outcome.stdout, bytes) and outcome.verdict in ("done", "fail", *protocol.VERDICTS)
+    if told:
+        assert isinstance(told.stdout, bytes) and told.verdict in ("done", "fail", *protocol.VERDICTS)
 
 
 @given(st.binary())
@@ -183,22 +183,20 @@ def test_bytes_of_a_command(line):
 @given(st.binary(), st.integers(1, 7))
 def test_lines_of_a_command_split_anywhere(data, size):
     reading, writing = os.pipe()
-    os.set_blocking(reading, False)
-    command = Command.__new__(Command)
-    command.stdout, command.parts, command.size, command.closed = reading, [], 0, None
+    stdout = LineReader(reading)
     found = []
     for at in range(0, len(data), size):
         os.write(writing, data[at:at + size])
-        found += command.lines()
+        found += stdout.lines()
     os.close(writing)
-    found += command.lines()
-    os.close(reading)
-    assert found == [line for line in data.split(b"\n")[:-1] if line.strip()] and command.closed == "output"
+    found += stdout.lines()
+    assert found == [line for line in data.split(b"\n")[:-1] if line.strip()] and not stdout.open
+    stdout.close()
 
 
 @given(st.binary() | values.map(lambda value: json.dumps(value).encode()))
 def test_lines_on_descriptor_3(data):
-    assert isinstance(run.extras(data), dict)
+    assert isinstance(outcome.extras(data), dict)
 
 
 @given(hostile)

@@ -14,7 +14,7 @@ from helpers import bury, dead_count, idents, listing_file, queued
 
 from libgm.quarantine import schema
 
-JOBS = 6000   # three batches
+JOBS = 11_000   # three batches
 
 
 @pytest.fixture
@@ -74,12 +74,12 @@ def test_a_job_that_dies_again_is_sent_under_another_name_by_the_same_run(gm, me
 @pytest.mark.slow(10)
 def test_a_job_named_again_after_it_died_again_is_not_removed_by_its_first_sending(gm, memory_gearmand):
     """By its bare id, in two batches: the second sending is of the newer death, and removes that alone."""
-    bury(gm, [b"x"] * 2001)
+    bury(gm, [b"x"] * 5001)
     change(gm, "CREATE TRIGGER again AFTER UPDATE OF claim ON job WHEN NEW.claim IS NOT NULL AND NEW.id = 1 AND NEW.revision = 1 "
                "BEGIN UPDATE job SET revision = 2, sends = claim_sends, claim = NULL, claim_sends = NULL WHERE id = 1; END")
-    lines = b"".join(b"%d\n" % number for number in [*range(1, 2002), 1])
+    lines = b"".join(b"%d\n" % number for number in [*range(1, 5002), 1])
     assert b"1: was sent, but failed again" in gm("gm-requeue", "-q", "--ids", input=lines, status=1).err
-    assert idents(gm) == [] and memory_gearmand.waiting(b"f") == 2002   # one copy of each death
+    assert idents(gm) == [] and memory_gearmand.waiting(b"f") == 5002   # one copy of each death
     assert [entry[:2] for entry in requeued(gm) if entry[0] == 1] == [(1, 1), (1, 2)]
 
 

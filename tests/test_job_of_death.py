@@ -298,29 +298,6 @@ def test_term_is_heard_while_there_is_no_room(gm, gearmand, tmp_path):
     assert gearmand.waiting(b"f") == 1
 
 
-# ---- the brake: gm-delivery(7), rule 8
-
-def test_the_brake_keeps_jobs_out_of_the_quarantine_and_shows(gm, gearmand, tmp_path):
-    submit(gm, "f", 40)
-    worker = gm.start("gm-work", "--delay=0", "--tries=2", "--brake=3", "f", "--", "sh", "-c",
-                      "echo no database >&2; test -e up")
-    record = until(lambda: next((record for record in workers(gm) if record["paused_why"]), None), what="a pause")
-    assert record["paused_why"] == "3 different jobs failed in a row: no database" and record["paused_until"]
-    function, = gm("gm-status").records
-    assert function["trouble"].startswith("1 paused: 3 different jobs failed in a row: no database")
-    assert gearmand.status()[b"f"][1] == 0, "what was answered before the pause is not held through it"
-    assert b"3 different jobs failed in a row: pausing 1 s" in worker.err_path.read_bytes()
-    (tmp_path / "up").touch()
-    until(lambda: counted(worker)["done"] == 40)
-    assert dead(gm) == [] and workers(gm)[0]["paused_why"] is None
-
-
-def test_what_a_job_judged_itself_does_not_count_for_the_brake(gm, gearmand):
-    submit(gm, "f", 30)
-    result = gm("gm-work", "--until-empty", "--brake=3", "f", "--", "sh", "-c", "exit 65")
-    assert len(dead(gm)) == 30 and b"pausing" not in result.err
-
-
 # ---- delays
 
 def test_a_delayed_retry_is_released_once_by_whoever_has_the_same_servers(gm, gearmand, tmp_path):

@@ -41,22 +41,20 @@ def number(sends: int, claim_sends: int | None, claim_digest: str | None, how: s
     return wire.next_sends(claim_sends if wire.later(claim_sends, sends) else sends)
 
 
-def claim(store: Store, rows: list[tuple[int, int | None, str | None]]) -> None:
-    """Claim rows, within a transaction of the caller's: each an (id, number, how), None where it is sent as another job."""
-    process = store.process
-    if store.version < 3:   # all its numbers are 0
-        store.execute_many("UPDATE job SET claim = ?, nonce = NULL WHERE id = ?", [(process, ident) for ident, _, _ in rows])
-        return
-    store.execute_many("UPDATE job SET claim = ?, nonce = NULL, claim_sends = ifnull(?, claim_sends), "
-                       "claim_digest = ifnull(?, claim_digest) WHERE id = ?",
-                       [(process, sends, how, ident) for ident, sends, how in rows])
+def claim(store: Store, numbers: dict[int, int | None], how: str) -> None:
+    """Claim rows that are sent in one way, within a transaction of the caller's. numbers: by id, None for one that is sent as
+    another job."""
+    recorded = ", claim_sends = ifnull(sent.value, claim_sends), claim_digest = :how" if store.version >= 3 else ""
+    store.execute(f"UPDATE job SET claim = :process, nonce = NULL{recorded} FROM json_each(:numbers) AS sent "
+                  "WHERE job.id = CAST(sent.key AS INTEGER)",
+                  {"process": store.process, "how": how, "numbers": json.dumps(numbers)})
 
 
 def still(store: Store, sent: dict[int, int]) -> set[int]:
     """Of rows that were sent (id: revision when they were claimed), those that still are what was sent."""
     return {ident for ident, in store.rows(
-        "SELECT job.id FROM json_each(?) AS sent JOIN job ON job.id = CAST(sent.key AS INTEGER) "
-        "WHERE job.revision = sent.value AND job.claim = ?", (json.dumps(sent), store.process))}
+        "SELECT job.id FROM json_each(?) AS sent CROSS JOIN job ON job.id = CAST(sent.key AS INTEGER) "   # CROSS: by id
+        "WHERE job.revision = sent.value AND +job.claim = ?", (json.dumps(sent), store.process))}
 
 
 def remove(store: Store, sent: dict[int, int], edited: bool = False, why: str | None = None) -> set[int]:
@@ -120,7 +118,7 @@ def claim_due(store: Store, servers: str, now: float, horizon: float, limit: int
             if size > CLAIMED:
                 break
         cursor.close()
-        claim(store, [(row["id"], row["sends"], RETRY) for row in claimed])
+        claim(store, {row["id"]: row["sends"] for row in claimed}, RETRY)
     return claimed
 
 

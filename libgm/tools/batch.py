@@ -13,6 +13,7 @@ from libgm.shell.messages import PROG, summarize, warn
 from libgm.shell.progress import Progress
 
 BATCH_BYTES = 8 << 20   # of payload that one transaction takes
+CACHE = 64 << 10        # kB of pages in memory
 
 
 class Batch:
@@ -23,7 +24,7 @@ class Batch:
 
     done_to = ""         # what becomes of a job, in words
     creates = False      # whether the tool makes the file, and migrates it
-    batch_jobs = 2000    # that one transaction takes
+    batch_jobs = 5000    # that one transaction takes: keys are random, and each page of an index is written once for all
     store: Store         # once open() was called
 
     def __init__(self, path: str, strict: bool, output: Output):
@@ -84,10 +85,10 @@ class Batch:
         return f"{self.done} job{'s' * (self.done != 1)} {self.done_to}; {left} dead job{'s' * (left != 1)} left"
 
     def open(self) -> None:
-        """Open the file when there is something to do: empty input changes nothing."""
-        if not self.is_open:
-            self.store, self.is_open = Store(self.path, create=self.creates), True
-            processes.join(self.store, PROG)
+        """Open the file, when there is something to do: empty input changes nothing."""
+        self.store, self.is_open = Store(self.path, create=self.creates), True
+        processes.join(self.store, PROG)
+        self.store.execute(f"PRAGMA cache_size=-{CACHE}")
 
     def read(self) -> None:
         """Take what standard input brings."""
@@ -104,7 +105,8 @@ class Batch:
 
     def take(self, item) -> None:
         """Add an item to the batch."""
-        self.open()
+        if not self.is_open:
+            self.open()
         self.batch.append(item)
         self.size += item.size
         if len(self.batch) >= self.batch_jobs or self.size > BATCH_BYTES:

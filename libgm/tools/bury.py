@@ -36,7 +36,8 @@ class Bury(Batch):
 
     def with_file(self, values: dict, keyed: bool) -> dict:
         """A row whose payload is in a file beside the quarantine file; it counts by its content. Raises BadRecord."""
-        self.open()
+        if not self.is_open:
+            self.open()
         path = self.store.beside(values["payload_file"])
         try:
             if payloads.owner(self.store, os.path.basename(path)) is None:

@@ -111,8 +111,6 @@ class Collector:
                 worker.connect()
             while not self.control.stopping:
                 batch = self.batch(worker)
-                for news in worker.problems():
-                    warn(str(news))
                 if batch and not self.keep(batch):
                     break
                 if not batch and self.until_empty and worker.idle:
@@ -165,13 +163,18 @@ class Collector:
                 lost[assigned.server] = error
         for error in lost.values():
             warn(f"{error}: what it handed out is collected, and will be seen again")
-        batch[0].worker.drain(5.0)   # the answers do not wait for whoever reads our records
+        batch[0].worker.drain(None, self.stop_at)   # the answers do not wait for whoever reads our records
         self.collected += len(batch)
         if not self.output.quiet:
             for ident, row in zip(idents, rows):
                 self.output.emit(jobs.record(jobs.fetch(self.store, ident) or [row.get(name) for name in jobs.COLUMNS]))
             self.output.flush()
         return True
+
+    def stop_at(self) -> float | None:
+        """When sending answers must end: at a signal to stop; time.monotonic(), or None."""
+        self.control.happened()
+        return self.control.deadline()
 
     def write(self, batch: list, rows: list[dict]) -> list[int]:
         """Make a batch durable; the ids of its rows. Raises Unavailable, OSError."""

@@ -11,8 +11,8 @@ from libgm.units import epoch
 
 
 def escape(value: str | bytes) -> str:
-    """A label's value. Bytes that are not UTF-8 become \\xff, so that names stay different."""
-    found = names.text(value) if isinstance(value, bytes) else value
+    """A label's value. Bytes that are not UTF-8 become \\xff, and backslashes are doubled, so that names stay different."""
+    found = names.text(value.replace(b"\\", b"\\\\")) if isinstance(value, bytes) else value
     return found.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 

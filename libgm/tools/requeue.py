@@ -38,26 +38,27 @@ class Sending:
     def row(self) -> dict:
         return {**dict(zip(COLUMNS, self.values)), "edited": self.edited}
 
-    def prepare(self, function: bytes, data: bytes, priority: str, how: str) -> None:
-        """Settle what is sent, and under which wire unique.
+    def prepare(self, how: str, edit: tuple[bytes, bytes, str] | None) -> None:
+        """Settle what is sent, and under which wire unique. edit: function, payload and priority, where they differ.
 
-        Attempts start afresh. What differs from the row is another job: its key is made of this one's and of what is sent,
-        so that a repeat after a crash merges with the first copy.
+        Attempts start afresh. What is edited is another job: its key is made of this one's and of what is sent, so that a
+        repeat after a crash merges with the first copy.
         """
-        self.to, self.level = function, priority
-        self.edited = (function, data, priority) != (raw(self.function), raw(self.data), self.priority)
-        if self.edited:
-            self.number, self.how = None, EDITED
-            key, sends = job.digest(wire.KEY_BITS // 8, self.key.encode(), b"%d" % self.revision, function, data,
-                                    priority.encode()), 0
-        else:
+        self.edited = edit is not None
+        if edit is None:
+            self.to, data, self.level = raw(self.function), raw(self.data), self.priority
             self.number, self.how = claims.number(self.sends, self.claim_sends, self.claim_digest, how), how
             key, sends = self.key, self.number
-        header = wire.Header(wire.key_value(key), self.first_failed, 0, self.requeues + 1, sends, 0, priority)
+        else:
+            self.to, data, self.level = edit
+            self.number, self.how = None, EDITED
+            key, sends = job.digest(wire.KEY_BITS // 8, self.key.encode(), b"%d" % self.revision, self.to, data,
+                                    self.level.encode()), 0
+        header = wire.Header(wire.key_value(key), self.first_failed, 0, self.requeues + 1, sends, 0, self.level, False,
+                             how == WAITED)
         if self.reason in NEVER_FAILED:
             header.attempts, header.requeues, header.holds = self.attempts, self.requeues, self.holds
-        header.waited = how == WAITED
-        self.wire, self.payload = wire.pack(function, raw(self.unique_), header, data)
+        self.wire, self.payload = wire.pack(self.to, raw(self.unique_), header, data)
 
     def shown(self) -> dict:
         """Its record."""
@@ -178,24 +179,29 @@ class Requeue(Action):
                     # where another process is sending it, the work is shared
                     if found.claim is None or not processes.lives(self.store, found.claim):
                         try:
-                            found.prepare(*self.content(item, found), WAITED if self.wait else SENT)
+                            found.prepare(WAITED if self.wait else SENT, self.edited(item, found))
                             again += found.claim_digest is not None
                             claimed[item.ident] = found
                         except BadRecord as error:
                             self.report(f"{item}: {error}")
                 if self.stopped:
                     break
-            claims.claim(self.store, [(found.id, found.number, found.how) for found in claimed.values()])
+            for how in {found.how for found in claimed.values()}:
+                claims.claim(self.store, {found.id: found.number for found in claimed.values() if found.how == how}, how)
         self.again += again
         return list(claimed.values())[::-1], used
 
-    def content(self, item: Item, found: Sending) -> tuple[bytes, bytes, str]:
-        """(function, data, priority) to send: the file's, or with --edit the record's. Raises BadRecord."""
-        kept = raw(found.function), raw(found.data), found.priority
+    def edited(self, item: Item, found: Sending) -> tuple[bytes, bytes, str] | None:
+        """(function, payload, priority) to send with --edit, where the record's differ from the file's. Raises BadRecord."""
         if found.payload_file:
             raise BadRecord(f"its payload is too large for a worker: it stands in {found.payload_file}")
-        wanted = kept if item.record is None or shows(item.record, found) else given(item.record, kept)
-        if wanted != kept and not self.edit:
+        if item.record is None or shows(item.record, found):
+            return None
+        kept = raw(found.function), raw(found.data), found.priority
+        wanted = given(item.record, kept)
+        if wanted == kept:
+            return None
+        if not self.edit:
             differs = [name for name, mine, theirs in zip(("function", "data", "priority"), kept, wanted) if mine != theirs]
             raise BadRecord(f"{' and '.join(differs)} of the record differ from the file's: --edit takes them from the record")
         if wanted[0] != kept[0]:

@@ -79,8 +79,8 @@ class Command:
     def finish(self) -> None:
         """No more jobs come: let it clean up within --grace."""
 
-    def end(self) -> None:
-        """End it at once, whatever it is on."""
+    def end(self) -> bool:
+        """End it at once, whatever it is on; whether there was anything to end."""
         raise NotImplementedError
 
 

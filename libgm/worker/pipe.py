@@ -232,16 +232,16 @@ class PipeCommand(Command):
             self.stdin.close()
             if self.wait(self.settings.grace):
                 self.collect()
-            else:
-                self.end()
 
-    def end(self) -> None:
-        if self.child:
+    def end(self) -> bool:
+        running = self.child is not None
+        if running:
             patience = min(self.settings.grace, 1.0)
             self.child.terminate(patience)
             self.wait(patience)
             self.child.press(float("inf"))
             self.collect()
+        return running
 
     def wait(self, seconds: float) -> bool:
         """Whether it ends within so many seconds, or as many as control leaves; what it still writes is dropped."""

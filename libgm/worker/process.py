@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import time
@@ -50,9 +51,12 @@ class WorkerProcess:
                 self.control.on_term = self.settler.mark_released
                 self.settler.take_care()
                 return self.work(loop)
+            except Unavailable:   # a job whose end cannot be written down is run again, uncounted
+                with contextlib.suppress(Unavailable):
+                    starts.note(self.store, 0)
+                raise
             finally:
-                loop.command.end()
-                self.pace.on(None)
+                loop.end()
                 self.worker.close(loop.deadline)
                 processes.part(self.store)
         except Replaced:

@@ -54,10 +54,11 @@ class ProcessPerJob(Command):
             self.run.stopped = True
             self.run.child.terminate(min(self.settings.grace, 1.0))
 
-    def end(self) -> None:
-        if self.run:
-            self.run.kill()
-            self.run = None
+    def end(self) -> bool:
+        run, self.run = self.run, None
+        if run:
+            run.kill()
+        return run is not None
 
 
 class Run:

@@ -113,8 +113,8 @@ class Settler:
             return False
         if past.settled:
             attempt.header.key = wire.new_key()
-        else:
-            attempt.header.key = attempt.header.key or past.key or 0
+        elif past.key and not attempt.known:
+            attempt.header.key = past.key
         attempt.before += past.attempts
         reason, error = ("hung", HUNG) if past.hung and not past.lost else ("lost", LOST)
         if past.released >= MAX_RELEASES:
@@ -142,15 +142,12 @@ class Settler:
         self.reporter.emit("retry", attempt, header.attempts, Outcome(), "lost", f"{LOST}, while it was sent again")
         return True
 
-    def begin_alone(self, attempt: Attempt) -> None:
-        """Write the start of a job that a dead worker had in hand."""
-        self.turn_over([], [attempt])
-
     def end_starts(self, attempts) -> None:
-        """The starts of attempts that were not begun go."""
-        runs = [attempt.run for attempt in attempts]
+        """The starts of attempts that were not begun go, and those of failures that are answered."""
+        runs = [*self.settled, *(attempt.run for attempt in attempts)]
         if runs:
             self.transact(False, (starts.end, *runs))
+            self.settled.clear()
 
     def mark_released(self) -> None:
         """What ends this worker from now on is a release, no attempt (rule 7)."""
