@@ -106,8 +106,8 @@ def pack(function: bytes, own: bytes, header: Header, data: bytes) -> tuple[byte
     waits: kept in a store it would stop gearmand from starting again.
     """
     form, body = _pack_own(own)
-    if (form != ENVELOPE and (data or header.waited) and header.attempts < 1 << 10 and header.requeues < 1 << 9 and (header.first_failed or 0) < 1 << 32
-            and not (len(body) == MAX_RAW and data[:1] == b"\0")):
+    if (form != ENVELOPE and (data or header.waited) and not (len(body) == MAX_RAW and data[:1] == b"\0")
+            and header.attempts < 1 << 10 and header.requeues < 1 << 9 and (header.first_failed or 0) < 1 << 32):
         return _unique(function, header, form, body), data
     unique = _unique(function, Header(key=header.key, sends=header.sends), ENVELOPE, b"")
     return unique, MARK + _envelope(own, header) + b"\n" + data
@@ -146,7 +146,7 @@ def parse(function: bytes, unique: bytes) -> tuple[bytes | None, Header] | None:
         return None
     own = _unpack_own(form, body)
     priority = marks >> 4 & 3
-    if own is None and (form != ENVELOPE or body) or priority > 2:
+    if (own is None and (form != ENVELOPE or body)) or priority > 2:
         return None
     header = Header(key, first or None, counts >> 21, counts >> 12 & 0x1FF, counts & 0xFFF, marks >> 6, PRIORITIES[priority],
                     bool(marks & 8), bool(marks & 4))
@@ -157,9 +157,9 @@ def parse(function: bytes, unique: bytes) -> tuple[bytes | None, Header] | None:
 
 def misread(function: bytes, unique: bytes, data: bytes) -> bool:
     """Whether a worker would take a plain unique for a wire unique, or the beginning of its payload for something else."""
-    return (unique.startswith(b"~") and parse(function, unique) is not None
-            or data.startswith(MARK) and _unwrap(data) is not None
-            or data.startswith(b"\0") and len(unique) == MAX_UNIQUE)
+    return ((unique.startswith(b"~") and parse(function, unique) is not None)
+            or (data.startswith(MARK) and _unwrap(data) is not None)
+            or (data.startswith(b"\0") and len(unique) == MAX_UNIQUE))
 
 
 def _unique(function: bytes, header: Header, form: int, body: bytes) -> bytes:
@@ -212,7 +212,7 @@ def _unpack_own(form: int, body: bytes) -> bytes | None:
     if not words or not words[0]:
         return None
     digits = struct.pack(f">{len(words)}I", *words).hex().lstrip("0")
-    if digits[0] != "1" or len(digits) <= 1 + MAX_RAW or form == HEX_UPPER and digits.isdigit():
+    if digits[0] != "1" or len(digits) <= 1 + MAX_RAW or (form == HEX_UPPER and digits.isdigit()):
         return None
     return (digits[1:] if form == HEX else digits[1:].upper()).encode()
 

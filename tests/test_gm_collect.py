@@ -110,6 +110,49 @@ def test_the_same_failure_twice_is_one_row(gm, gearmand, elsewhere):
     assert (record["id"], record["revision"]) == (first["id"], first["revision"])
 
 
+def test_equal_failures_that_arrive_as_different_jobs_are_different(gm, gearmand):
+    old = json.dumps({"unique_key": "u", "task": "f", "data": "x", "time": 1700000000, "exception": "why"}).encode()
+    record = b'{"function":"f","data":"x","last_failed":"2026-01-01T00:00:00Z"}'
+    gm("gm-submit", "-q", "gearmang", input=b"\n".join([old, old, old, record, record, b"no JSON", b"no JSON"]))
+    assert len(gm(*ONCE).records) == 7
+    records = gm("gm-dead").records
+    assert len(records) == 7 == len({record["key"] for record in records})
+
+
+def test_a_forged_key_harms_only_the_forger(gm, gearmand, elsewhere):
+    fail(elsewhere, 1)
+    mine, = gm(*ONCE).records
+    forged = [{**mine, "sends": mine["sends"] + 1, **change} for change in ({"data": "forged"}, {"function": "forged"})]
+    gm("gm-submit", "-q", "gearmang", input="\n".join(map(json.dumps, forged)).encode())
+    gm(*ONCE, "-q")
+    first, *others = gm("gm-dead").records
+    assert first == mine and len(others) == 2 and not any(other["key"] == mine["key"] for other in others)
+
+
+@pytest.mark.parametrize("change", [{"unique": "u" * 64}, {"unique": "a\0b"}, {"requeues": 1_000_001}, {"sends": 4096},
+                                    {"reason": "a\x1b[31m"}], ids=str)
+def test_what_cannot_be_carried_is_collected_as_it_was(gm, gearmand, change):
+    payload = json.dumps({"function": "f", "data": "x", **change}).encode()
+    gm("gm-submit", "-q", "gearmang", "-", input=payload)
+    gm(*ONCE, "-q")
+    record, = gm("gm-dead").records
+    assert (record["function"], record["data"].encode(), record["error"][:21]) == ("gearmang", payload, "collected as it was: ")
+    gm("gm-requeue", "-q", record["id"])
+    assert gearmand.waiting(b"gearmang") == 1
+
+
+@pytest.mark.parametrize("text", ["a" * 400_000, "a@" * 200_000, "«" * 400_000], ids=lambda text: text[:2])
+def test_a_long_error_kills_no_collector(gm, gearmand, text):
+    collector = gm.start("gm-collect")
+    lines = [{"function": "f", "data": "x", "error": text}, {"task": "f", "data": "x", "exception": text},
+             {"function": "f", "data": "last"}]
+    gm("gm-submit", "-q", "gearmang", input="\n".join(map(json.dumps, lines)).encode())
+    until(lambda: collector.out_path.read_bytes().count(b"\n") == 3, timeout=20)
+    collector.terminate()
+    assert collector.wait(10) == 0
+    assert [len(record["error"]) for record in gm("gm-dead").records] == [1000, 1000, 0]
+
+
 def test_nothing_is_lost_or_doubled_when_it_is_killed_again_and_again(gm, gearmand, elsewhere):
     fail(elsewhere, 600, "-j2", function="f")
     for _ in range(3):
@@ -157,9 +200,12 @@ def test_the_largest_payloads_come_through_and_a_larger_one_is_kept_in_a_file(gm
     payload = b"\1" * (50 << 20)   # which JSON makes six times as long, and base64 too long for a worker
     gm("gm-submit", "-q", "f", "-", input=payload)
     elsewhere("gm-work", "--until-empty", "--tries=1", "--via=gearmang", "-q", "f", "--", "false")
-    gm("gm-submit", "-q", "gearmang", "-", input=b"x" * (130 << 20))
+    large = gm.home / "large"
+    large.write_bytes(b"x" * (130 << 20))
+    gm("gm-submit", "-q", "gearmang", large, large)   # two jobs, of which each has a row and a file
     gm(*ONCE, "-q")
     with gm.database() as db:
+        assert db.execute("SELECT count(*), count(DISTINCT payload_file) FROM job WHERE reason = 'rejected'").fetchone() == (2, 2)
         found = {reason: (ident, error, path) for ident, reason, error, path in
                  db.execute("SELECT id, reason, error, payload_file FROM job")}
     assert gm("gm-dead", "--data", found["error"][0]).out == payload

@@ -198,3 +198,75 @@ def test_an_empty_selection_says_that_nothing_matches(gm, die):
     assert b"no dead jobs that match in " in gm("gm-dead", "--table", "-m", "zzz").err
     assert b"no dead jobs that match in " in gm("gm-dead", "--table", "-f", "f", "-r", "hung").err
     assert b": it has some of f\n" in gm("gm-dead", "--table", "-f", "typo").err
+
+
+def bury_many(gm, count, first=0, **fields):
+    """Quarantine so many jobs, u0, u1, ..., with these fields."""
+    record = {"function": "f", "data": "x", "last_failed": "2026-01-01T00:00:00Z", **fields}
+    lines = (json.dumps({**record, "unique": f"u{number}"}) + "\n" for number in range(first, first + count))
+    gm("gm-bury", "-q", input="".join(lines).encode())
+
+
+def test_newest_first(gm):
+    bury_many(gm, 1200)
+
+    def ids(*options):
+        return idents(gm, "--newest", *options)
+    assert ids() == list(range(1200, 0, -1)) and ids("-n", "5") == [1200, 1199, 1198, 1197, 1196]
+    assert ids("--after=1197") == [1200, 1199, 1198] and ids("-f", "g") == [] and ids("-m", "^$", "-n1") == [1200]
+    assert b"--newest" in gm("gm-dead", "--newest", "--group", status=2).err
+    assert b"--newest" in gm("gm-dead", "--newest", "7", status=2).err
+
+
+def test_follow_prints_each_death_as_it_happens(gm):
+    bury_many(gm, 5)
+    follow = gm.start("gm-dead", "--follow", "-n", "2", "--newest", "-f", "f")
+
+    def seen():
+        return [json.loads(line)["id"] for line in follow.out_path.read_bytes().splitlines()]
+    until(lambda: seen() == [5, 4])
+    bury_many(gm, 700, first=100)
+    bury_many(gm, 3, first=900, function="g")
+    until(lambda: len(seen()) == 702)
+    assert seen()[2:] == list(range(6, 706))
+    record = gm("gm-dead", "3").records[0]   # dies again in its row
+    again = {**record, "sends": record["sends"] + 1, "error": "again", "last_failed": None}
+    gm("gm-bury", "-q", input=json.dumps(again).encode())
+    until(lambda: len(seen()) == 703)
+    last = json.loads(follow.out_path.read_bytes().splitlines()[-1])
+    assert (last["id"], last["revision"], last["error"]) == (3, 2, "again")
+    follow.send_signal(signal.SIGINT)
+    assert follow.wait(20) == 130 and follow.err_path.read_bytes() == b""
+    for options in (["--delayed"], ["--group"], ["7"]):
+        assert b"--follow" in gm("gm-dead", "--follow", *options, status=2).err
+
+
+def test_follow_ends_with_its_reader_and_with_its_file(gm):
+    bury_many(gm, 1)
+    assert json.loads(gm("bash", "-c", "set -o pipefail; gm-dead --follow | head -1").out)["id"] == 1
+    follow = gm.start("gm-dead", "--follow")
+    until(lambda: follow.out_path.read_bytes())
+    os.rename(gm.env["GM_QUARANTINE"], gm.home / "old")
+    assert follow.wait(20) == 111 and b"replaced while in use" in follow.err_path.read_bytes()
+
+
+def test_a_table_of_causes_has_reason_and_error_at_80_columns(gm):
+    error = "the disk of the archive is full: 17 GB are needed, 3 are there"
+    bury_many(gm, 3, function="resize-photographs", reason="timeout", error=error)
+    shown = terminal(gm, "gm-dead", "--group")
+    assert "reason" in shown and "timeout" in shown and "the disk of the archive is full: 17 GB are needed" in shown
+    assert all(len(line) <= 80 for line in shown.splitlines())
+
+
+def test_the_page_says_that_json_is_laid_out(gm):
+    gm("gm-bury", "-q", input=json.dumps({"function": "f", "data": '{"a":1}', "reason": "disk\u202e"}).encode(), status=1)
+    gm("gm-bury", "-q", input=json.dumps({"function": "f", "data": '{"a":1}'}).encode())
+    assert "payload (7 bytes, JSON laid out):" in terminal(gm, "gm-dead", "1")
+
+
+def test_a_reason_that_gearmang_does_not_know_reaches_no_terminal_raw(gm):
+    gm("gm-bury", "-q", input=b'{"function":"f","data":"x"}')
+    with gm.database() as db:
+        db.execute("UPDATE job SET reason = 'a\x1b[31m\u202e', error = NULL")
+    for command in (["gm-dead", "1"], ["gm-dead"], ["gm-dead", "--group"]):
+        assert "\x1b" not in terminal(gm, *command) and "\u202e" not in terminal(gm, *command)

@@ -84,3 +84,23 @@ def test_a_table_on_a_terminal(gm, die):
     shown = terminal(gm, "gm-history")
     assert "drop" in shown and "time" in shown.splitlines()[0]
     assert "no requeues, drops or burials that match in" in terminal(gm, "gm-history", "-f", "other").replace("\n", " ")
+
+
+def test_newest_first(gm, die):
+    die("f", b"1\n2\n3\n")
+    gm("gm-drop", "-q", "1", "2", "3")
+
+    def jobs(*options):
+        return [entry["job"] for entry in gm("gm-history", *options).records]
+    assert jobs("--newest") == [3, 2, 1] and jobs("--newest", "-n", "2") == [3, 2] and jobs("--newest", "--after=2") == [3]
+    assert jobs("--newest", "1", "2") == [1, 2]
+
+
+def test_the_history_of_a_job_goes_back_to_before_its_key_was_short(gm, die):
+    die("f", b"1\n")
+    gm("gm-requeue", "-q", "1")
+    with gm.database() as db:   # as the version before wrote it
+        db.execute("UPDATE audit SET key = key || 'abcdefabcdefabcdefab'")
+    die("f", b"")
+    assert f"requeued by {me()}@" in terminal(gm, "gm-dead", "2")
+    assert [len(entry["key"]) for entry in gm("gm-history").records] == [12]

@@ -225,6 +225,98 @@ def test_what_a_dead_requeue_sent_merges_with_what_is_sent_again(gm, gearmand):
     assert gearmand.waiting(b"f") == 2 and idents(gm) == [] and len(gm("gm-history", "--action=requeue").records) == 2
 
 
+def test_what_is_sent_in_another_way_does_not_merge_with_what_may_still_run(gm, gearmand):
+    """An edit is another job; a client that waits is another sending."""
+    bury(gm, [b"1"])
+    record = gm("gm-dead").records[0]
+    edited = json.dumps({**record, "data": "2"}).encode()
+    with gm.database() as db:
+        db.execute("CREATE TRIGGER stop BEFORE DELETE ON job BEGIN SELECT raise(ABORT, 'cut off here'); END")
+    for options, input in ((["1"], b""), (["1"], b""), (["--edit"], edited), (["--edit"], edited)):
+        gm("gm-requeue", "-q", *options, input=input, status=111)
+    first, second = queued(gearmand)   # each of the two ways once
+    assert (first[1].sends, first[1].key) == (1, int(record["key"], 16))
+    assert second[1].sends == 0 and second[1].key != first[1].key
+    waiting = gm.start("gm-requeue", "-q", "--wait", "1")
+    until(lambda: gearmand.waiting(b"f") == 3)
+    waiting.send_signal(signal.SIGINT)
+    assert waiting.wait(20) == 130
+
+
+def test_a_copy_that_ended_is_not_merged_with(gm, gearmand):
+    """It failed for a client that waited: its answer may be on the way while the job is sent again."""
+    bury(gm, [b"x"])
+    worker = gm.start("gm-work", "-q", "f", "--", "false")
+    gm("gm-requeue", "--wait", "1", status=1)
+    worker.terminate()
+    worker.wait(20)
+    gm("gm-requeue", "-q", "1")
+    (_, header, _), = queued(gearmand)
+    assert header.sends == 2 and header.attempts == 0 and header.requeues == 1
+
+
+def test_drained_jobs_keep_their_counts(gm, gearmand):
+    lines = [json.dumps({"function": "f", "unique": f"u{number}", "data": "x", "reason": reason, "attempts": 2, "requeues": 1,
+                         "first_failed": "2026-01-01T00:00:00Z"}) for number, reason in enumerate(("drained", "error"))]
+    gm("gm-bury", "-q", input="\n".join(lines).encode())
+    gm("bash", "-c", "gm-dead | gm-requeue -q")
+    counts = {unique: (header.attempts, header.requeues, header.first_failed) for unique, header, _ in queued(gearmand)}
+    assert counts == {b"u0": (2, 1, 1767225600), b"u1": (0, 2, 1767225600)}
+
+
+@pytest.mark.parametrize("edit", [
+    ".data=5", ".data=null", ".data={}", ".function=7", ".function=null", ".priority=null", ".priority=1",
+    "del(.data)|.data_b64=5", ".revision=null", ".data_b64=\"eA==\""])
+def test_a_field_that_is_there_is_meant(gm, gearmand, edit):
+    bury(gm, [b"1", b"2"])
+    result = gm("bash", "-c", f"gm-dead | jq -c '{edit}' | gm-requeue --edit", status=1)
+    assert result.out == b"" and result.err.count(b"gm-requeue: stdin:") == 2 == result.err.count(b"\n"), result
+    assert idents(gm) == [1, 2] and gearmand.status() == {} and gm("gm-history", "--action=requeue").records == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupted_it_has_a_record_for_each_job_it_sent(gm, gearmand, number):
+    bury(gm, [b"x"] * 100)
+    with open(listing_file(gm), "rb") as listing:
+        process = gm.start("gm-requeue", "--rate=20", stdin=listing)
+    until(lambda: process.out_path.read_bytes().count(b"\n") >= 3)
+    process.send_signal(number)
+    assert process.wait(20) == 130
+    sent = [json.loads(line)["id"] for line in process.out_path.read_bytes().splitlines()]
+    assert len(sent) == gearmand.waiting(b"f") == 100 - len(idents(gm)) >= 3 and not set(sent) & set(idents(gm))
+
+
+def test_what_a_lost_server_had_taken_is_printed(gm, gearmand):
+    bury(gm, [b"x"] * 100)
+    with open(listing_file(gm), "rb") as listing:
+        process = gm.start("gm-requeue", "--rate=20", stdin=listing)
+    until(lambda: process.out_path.read_bytes().count(b"\n") >= 3)
+    gearmand.kill()
+    assert process.wait(60) == 111
+    sent = process.out_path.read_bytes().count(b"\n")
+    assert sent == 100 - len(idents(gm)) and f"{sent} jobs were sent back before that".encode() in process.err_path.read_bytes()
+
+
+# ---- retries that a living process could not release
+
+
+@pytest.mark.slow
+def test_a_release_that_a_hung_server_cut_off_is_tried_again(gm, gearmand):
+    gm("gm-submit", "-q", "f", input=b"1\n")
+    gm("gm-work", "-q", "--until-empty", "--delay=1h", "f", "--", "false")
+    with gm.database() as db:
+        db.execute("UPDATE job SET due = 1")
+    gearmand.process.send_signal(signal.SIGSTOP)
+    worker = gm.start("gm-work", "-q", "--delay=1h", "g", "--", "true")
+    until(lambda: b"no answer" in worker.err_path.read_bytes(), timeout=60)
+    until(lambda: gm("gm-dead", "--delayed").records[0]["state"] == "delayed")   # not claimed any more
+    gearmand.process.send_signal(signal.SIGCONT)
+    until(lambda: gearmand.waiting(b"f") == 1, timeout=60)
+    until(lambda: gm("gm-dead", "--delayed").records == [])
+    worker.terminate()
+    assert worker.wait(20) == 0 and gearmand.waiting(b"f") == 1
+
+
 @pytest.mark.slow(10)
 def test_deaths_in_the_meantime_are_still_there(gm, gearmand):
     """Jobs die again, and others with the same uniques die too, while they are being sent back."""

@@ -14,8 +14,8 @@ import pytest
 from conftest import ROOT, until
 from helpers import digests, read_only
 
-from libgm.errors import Unavailable
-from libgm.quarantine import audit, file, schema, selection
+from libgm.errors import Replaced, Unavailable
+from libgm.quarantine import audit, claims, file, jobs, payloads, processes, schema, selection, starts
 
 pytestmark = pytest.mark.slow
 
@@ -94,15 +94,29 @@ def layout(path):
         db.close()
 
 
+# What gm-bury of version 2 does for each number on its standard input, with the file open all the while.
+OLDER = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], timeout=20, isolation_level=None)
+for number in sys.stdin:
+    db.execute("BEGIN IMMEDIATE")
+    db.execute("INSERT INTO job (state, key, function, unique_, priority, reason, error, stderr, exit, signal, attempts, "
+               "requeues, first_failed, last_failed, due, servers, server, handle, host, fingerprint, payload_file, data) "
+               "VALUES ('dead', ?, 'f', 'u', 'normal', 'error', 'why', NULL, 1, NULL, 3, 0, 1, 2, NULL, NULL, 's', 'h', 'h', "
+               "'0123456789ab', NULL, ?) ON CONFLICT (key) DO UPDATE SET revision = revision + 1, claim = NULL, nonce = NULL",
+               (f"{int(number):012}" + "f" * 20, number))
+    db.execute("INSERT INTO audit (time, action, user, host, job, revision, key, function, unique_, reason, error, fingerprint) "
+               "VALUES (1, 'bury', 'me', 'here', 1, 1, '', 'f', 'u', 'error', 'why', '')")
+    db.execute("COMMIT")
+"""
+
+
 @pytest.fixture
 def older(gm, tmp_path):
-    """older("gm-bury", ...) is the command of a gearmang that knows only version 1."""
+    """older(path) starts what a gearmang of before does."""
     script = tmp_path / "older.py"
-    script.write_text(f"import runpy, sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom libgm.quarantine import file, schema\n"
-                      "file.MIGRATIONS, file.VERSION = schema.MIGRATIONS[:1], 1\n"
-                      f"sys.argv = [{str(ROOT / 'bin')!r} + '/' + sys.argv[1], *sys.argv[2:]]\n"
-                      "runpy.run_path(sys.argv[0], run_name='__main__')\n")
-    return lambda *args: [sys.executable, script, *args]
+    script.write_text(OLDER)
+    return lambda path: gm.start(sys.executable, script, path, stdin=subprocess.PIPE)
 
 
 # ---- versions
@@ -137,31 +151,30 @@ def test_whoever_may_make_a_file_brings_an_older_one_up_to_date(gm, version_1):
 
 
 def test_older_and_newer_at_work_at_once(gm, older, version_1):
-    """Older ones that have the file open go on while it is migrated and afterwards; one that comes then is refused."""
-    burying = [gm.start(*older("gm-bury"), stdin=subprocess.PIPE) for _ in range(4)]
+    """Older ones that have the file open go on while it is migrated and afterwards."""
+    burying = [older(version_1) for _ in range(4)]
 
     def feed(first):
         for n, process in enumerate(burying):
-            process.stdin.write(line(first + n))
+            process.stdin.write(b"%d\n" % (first + n))
             process.stdin.flush()
-    feed(0)
+    feed(10)
     until(lambda: len(gm("gm-dead").records) == 2 + 4)
     assert version(version_1) == 1
     newer = [gm.start("gm-bury", stdin=subprocess.PIPE) for _ in range(4)]
     for n, process in enumerate(newer):
-        process.stdin.write(line(100 + n))
+        process.stdin.write(line(1000 + n))
         process.stdin.flush()
-        feed(10 * (n + 1))
+        feed(20 + 10 * n)
     until(lambda: version(version_1) == schema.VERSION)
     feed(200)
+    feed(10)   # jobs that are there die again
     for process in burying + newer:
         process.stdin.close()
         assert process.wait(20) == 0 and process.err_path.read_bytes() == b""
-    assert len(gm("gm-dead").records) == 2 + 4 + 4 * 5 + 4
-    assert len(gm("gm-history", "--action=bury").records) == 4 + 4 * 5 + 4
-    refused = gm(*older("gm-bury"), input=line(999), status=111)
-    assert b"from a newer gearmang: its version is %d, this one knows 1" % schema.VERSION in refused.err
-    assert b"from a newer gearmang" in gm(*older("gm-dead"), status=111).err
+    records = gm("gm-dead").records
+    assert len(records) == 2 + 4 * 6 + 4 and sum(record["revision"] for record in records) == len(records) + 4
+    assert {record["sends"] for record in records} == {0} and len(gm("gm-history", "--action=bury").records) == 4 * 7 + 4
 
 
 # ---- refusals
@@ -219,22 +232,256 @@ def test_a_damaged_file_is_an_error_and_not_a_traceback(gm, path):
     assert worst > 3
 
 
-def test_network_file_systems_are_refused(tmp_path, monkeypatch):
+def test_network_file_systems_and_mounted_files_are_refused(tmp_path):
     table = tmp_path / "mountinfo"
     table.write_text("22 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n"
                      "30 22 0:40 / /srv/nfs rw - nfs4 server:/export rw\n"
                      "31 30 0:41 / /srv/nfs/local rw - xfs /dev/sdb rw\n"
                      "32 22 0:42 / /mnt/with\\040space rw - fuse.sshfs host: rw\n"
-                     "33 22 0:43 / /nfs rw shared:7 - cifs //host/share rw\n")
+                     "33 22 0:43 / /nfs rw shared:7 - cifs //host/share rw\n"
+                     "34 22 254:0 /q.db /srv/q.db rw - ext4 /dev/vda rw\n")
+    for path, why in (("/srv/nfs/q.db", "nfs4"), ("/mnt/with space/q.db", "fuse.sshfs"), ("/nfs/a/b", "cifs"),
+                      ("/srv/q.db", "is a mount point")):
+        with pytest.raises(Unavailable, match=why):
+            file.check_place(path, str(table))
+    for path in ("/srv/nfs/local/q.db", "/srv/nfsx/q.db", "/q.db", "/srv/q.db-other"):
+        file.check_place(path, str(table))
+    file.check_place(str(tmp_path))
 
-    for place in ("/srv/nfs/local/q.db", "/srv/nfsx/q.db", "/q.db"):
-        file.check_place(place, str(table))
-    for place, kind in (("/srv/nfs/q.db", "nfs4"), ("/mnt/with space/q.db", "fuse.sshfs"), ("/nfs/a/b", "cifs")):
-        with pytest.raises(Unavailable, match=rf"network file system \({kind}\)"):
-            file.check_place(place, str(table))
-    with pytest.raises(Unavailable, match="is a mount point"):
-        file.check_place("/srv/nfs/local", str(table))
-    file.check_place(str(tmp_path / "q.db"))
+
+# ---- a file that is not the file any more
+
+
+@pytest.fixture
+def store(path):
+    """The file, opened by this process, which is in it."""
+    opened = file.Store(str(path), create=True)
+    processes.join(opened, "test")
+    yield opened
+    opened.close()
+
+
+def dead(number=1, **fields):
+    """A row."""
+    return jobs.row(**{"key": f"{number:012x}", "function": b"f", "unique_": b"u", "data": b"%d" % number, "reason": "error",
+                       "error": "why", "first_failed": 1, "last_failed": 2, **fields})
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced", "link"])
+def test_a_transaction_that_went_to_another_file_is_an_error(path, tmp_path, how):
+    if how == "link":
+        file.Store(str(path), create=True).close()
+        (tmp_path / "link").symlink_to(path)
+        (tmp_path / "other").touch()
+    opened = file.Store(str(tmp_path / "link" if how == "link" else path), create=True)
+    with opened.transaction():
+        jobs.set_aside(opened, dead())
+    if how == "link":
+        os.unlink(tmp_path / "link")
+        (tmp_path / "link").symlink_to(tmp_path / "other")
+    else:
+        path.rename(tmp_path / "old")
+        if how == "replaced":
+            path.touch()
+    why = "replaced while in use: stop all, remove -wal and -shm, start again"
+    with pytest.raises(Replaced, match=why), opened.transaction():
+        jobs.set_aside(opened, dead(2))
+    opened.close()
+
+
+def test_tools_that_change_the_file_see_that_it_is_another(gm, gearmand, path, tmp_path):
+    for tool, lines in (("gm-drop", (b'{"id":1}\n', b'{"id":2}\n')), ("gm-requeue", (b'{"id":1}\n', b'{"id":2}\n')),
+                        ("gm-bury", (line(7), line(8)))):
+        gm("gm-bury", "-q", input=line(1) + line(2))
+        process = gm.start(tool, stdin=subprocess.PIPE)
+        process.stdin.write(lines[0])
+        process.stdin.flush()
+        until(lambda: process.out_path.read_bytes().count(b"\n") == 1)
+        path.rename(tmp_path / f"{tool}.old")
+        for side in ("-wal", "-shm"):
+            (path.parent / f"{path.name}{side}").unlink()
+        process.stdin.write(lines[1])
+        process.stdin.close()
+        assert process.wait(20) == 111
+        assert b"q.db: replaced while in use" in process.err_path.read_bytes(), tool
+        assert process.out_path.read_bytes().count(b"\n") == 1
+
+
+def test_gm_collect_answers_nothing_that_is_in_another_file(gm, gearmand, path, tmp_path):
+    collector = gm.start("gm-collect")
+    gm("gm-submit", "-q", "gearmang", input=b"1\n")
+    until(lambda: collector.out_path.read_bytes().count(b"\n") == 1)
+    path.rename(tmp_path / "old")
+    gm("gm-submit", "-q", "gearmang", input=b"2\n")
+    assert collector.wait(20) == 111 and b"replaced while in use" in collector.err_path.read_bytes()
+    until(lambda: gearmand.waiting(b"gearmang") == 1)
+
+
+def test_a_process_whose_row_is_gone_is_in_the_file_again(gm, path, store):
+    """As after .restore of sqlite3's, with the file open in other processes."""
+    first = store.rows("SELECT * FROM process")
+    with sqlite3.connect(path) as db:
+        db.execute("DELETE FROM process")
+        db.execute("UPDATE sqlite_sequence SET seq = 0")
+    db.close()
+    assert gm("gm-drop", "1", status=1)   # a newcomer: the id that the file offers is a living process's
+    with store.transaction():
+        jobs.set_aside(store, dead())
+    assert store.rows("SELECT * FROM process") == first
+    with sqlite3.connect(path) as db:   # another one's row under our id
+        db.execute("UPDATE process SET pid = 1, started = 1")
+    db.close()
+    with store.transaction():
+        pass
+    assert store.rows("SELECT * FROM process") == first
+
+
+# ---- identity
+
+
+def keys(store):
+    return [(ident, revision, key, sends) for ident, revision, key, sends in
+            store.rows("SELECT id, revision, key, sends FROM job ORDER BY id")]
+
+
+def test_a_row_is_updated_only_by_the_same_job_sent_since(store):
+    with store.transaction():
+        assert jobs.set_aside(store, dead(sends=4)) == 1
+        assert jobs.set_aside(store, dead(sends=5)) == 1
+        for other in (dead(sends=5), dead(sends=3), dead(sends=9, data=b"other"), dead(sends=9, function=b"g"),
+                      dead(sends=9, payload_digest="ab")):
+            ident = jobs.set_aside(store, other)
+            assert ident > 1 and keys(store)[-1][0] == ident
+    found = keys(store)
+    assert found[0] == (1, 2, f"{1:012x}", 5) and len(found) == 6 == len({key for _, _, key, _ in found})
+    with store.transaction():
+        assert jobs.set_aside(store, dead(sends=(5 + 2047) % 4096)) == 1   # numbers begin again
+    assert store.rows("SELECT count(*) FROM sqlite_sequence WHERE name = 'job' AND seq = 6") == [(1,)]
+
+
+def test_an_update_takes_claim_and_number_away(store):
+    with store.transaction():
+        jobs.set_aside(store, dead())
+        claims.claim(store, {1: 1}, "requeue")
+        jobs.set_aside(store, dead(sends=1))
+    assert store.rows("SELECT claim, claim_sends, claim_digest, revision FROM job") == [(None, None, None, 2)]
+
+
+def test_a_row_of_the_version_before_is_the_same_job(store):
+    with store.transaction():
+        store.execute("INSERT INTO job (state, key, function, unique_, data) VALUES ('delayed', ?, 'f', 'u', '1')",
+                      (f"{1:012x}" + "ab" * 10,))
+        assert jobs.set_aside(store, dead(sends=1)) == 1
+    assert keys(store) == [(1, 2, f"{1:012x}", 1)]
+
+
+def test_numbers_of_sending(store):
+    assert claims.number(0, None, None, "requeue") == 1 and claims.number(4095, None, None, "requeue") == 0
+    assert claims.number(0, 1, "requeue", "requeue") == 1          # void: what is sent again merges with the first copy
+    assert claims.number(0, 1, "requeue", "requeue --wait") == 2   # another way: it must not
+    assert claims.number(0, 1, None, "requeue") == 2               # the copy has ended
+    assert claims.number(7, 1, None, "requeue") == 8 and claims.number(1, 4095, "retry", "requeue") == 2
+
+
+def test_a_release_repeats_its_number_until_it_ends(store):
+    with store.transaction():
+        for number in (1, 2):
+            jobs.set_aside(store, dead(number, state="delayed", due=5.0, servers="s"))
+    for _ in range(2):   # it could not finish, and begins again: what it had claimed is void
+        claimed = claims.claim_due(store, "s", 10.0, 20.0)
+        assert [(found["id"], found["sends"]) for found in claimed] == [(1, 1), (2, 1)]
+    claims.give_back(store, [2])
+    assert [(found["id"], found["sends"]) for found in claims.claim_due(store, "s", 10.0, 20.0)] == [(1, 1), (2, 2)]
+    with store.transaction():
+        jobs.set_aside(store, dead(1, sends=1))   # it died again meanwhile
+    claims.remove_released(store, claimed)
+    assert keys(store) == [(1, 2, f"{1:012x}", 1)]
+
+
+class Attempt:
+    """What starts.begin() wants to know of a job in hand."""
+
+    def __init__(self, run, key=0):
+        from types import SimpleNamespace
+
+        from libgm.wire import Header
+        self.run, self.identity, self.unique, self.handle, self.server, self.before = run, b"i", b"u", "H:1", "s", 0
+        self.assigned, self.header = SimpleNamespace(function=b"f"), Header(key)
+
+
+def past_of(store, *changes):
+    """What starts.past() tells of a start of a process that died, after these changes of it."""
+    other = file.Store(store.path)
+    other.process = 7   # whom nothing in FILE-alive keeps alive
+    with other.transaction():
+        attempt = Attempt(1)
+        starts.begin(other, attempt)
+        for change, *arguments in changes:
+            change(other, 1, *arguments)
+    other.close()
+    return attempt.header.key, starts.past(store, b"i")
+
+
+def test_a_start_keeps_the_key_that_it_makes(store):
+    key, past = past_of(store)
+    assert key and past.key == key and (past.lost, past.settled, past.next) == (1, False, None)
+    with store.transaction():
+        starts.begin(store, Attempt(5, key=9))
+        starts.forget(store, b"i")
+    assert starts.past(store, b"i") is None and store.rows("SELECT run, key FROM start") == [(5, f"{9:012x}")]
+
+
+def test_a_settled_start_gives_no_key_and_counts_nothing(store):
+    _, past = past_of(store, (starts.settle,))
+    assert past.settled and past.key is None and past.attempts == 0
+    with store.transaction():
+        starts.forget(store, b"i")
+    assert starts.past(store, b"i") is None
+
+
+def test_a_start_tells_what_was_about_to_be_sent(store):
+    with store.transaction():
+        starts.begin(store, Attempt(1))
+    starts.will_send(store, 1, b"~next")
+    with store.transaction():
+        store.execute("UPDATE start SET process = 7")
+    past = starts.past(store, b"i")
+    assert past.next == b"~next" and past.lost == 1
+
+
+def test_a_machine_that_went_down_makes_careful_once(store):
+    assert not starts.careful(store)
+    with store.transaction():
+        store.execute_many("INSERT INTO process (id, tool, host, started, boot) VALUES (?, 'gm-work', 'h', 1, ?)",
+                           [(70, "another"), (71, processes.boot())])
+    starts.sweep(store)   # which takes what died on this boot alone
+    assert starts.careful(store) and store.rows("SELECT id FROM process WHERE id > 69") == [(70,)]
+    starts.mark_seen(store)
+    assert not starts.careful(store)
+    starts.sweep(store)
+    assert store.rows("SELECT id FROM process WHERE id > 69") == []
+
+
+def test_one_suspect_at_a_time(gm, path, store):
+    assert processes.try_suspect(store)
+    script = (f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom libgm.quarantine import file, processes\n"
+              f"print(processes.try_suspect(file.Store({str(path)!r})))\n")
+    assert gm(sys.executable, "-c", script).out == b"False\n"
+    processes.end_suspect(store)
+    assert gm(sys.executable, "-c", script).out == b"True\n"
+
+
+@pytest.mark.parametrize("name", ["q.db-payload-7.1", "/elsewhere/q.db-payload-7.1"])
+def test_a_payload_that_a_row_names_is_not_swept(store, path, name):
+    named, left = path.with_name("q.db-payload-7.1"), path.with_name("q.db-payload-7.2")
+    for found in (named, left):
+        found.write_bytes(b"x")
+    with store.transaction():
+        jobs.set_aside(store, dead(payload_file=name))
+    payloads.sweep(store)
+    assert named.exists() and not left.exists()
+    payloads.discard(store, str(named))
+    assert named.exists()
 
 
 # ---- who reads, who writes
@@ -317,7 +564,7 @@ def test_pages_and_groups_go_along_an_index(gm, path):
     for selectors in ({}, {"function": "f"}, {"reason": "error"}, {"since": 0}):
         for plan in plans(path, lambda opened: list(selection.causes(opened, {"state": "dead", **selectors}))):
             assert "job USING INDEX job_cause" in plan.replace("COVERING ", "") and "GROUP BY" not in plan, plan
-    for plan in plans(path, lambda opened: list(audit.audit(opened, {"key": "0" * 32}))):
+    for plan in plans(path, lambda opened: list(audit.entries(opened, {"key": "0" * 12}))):
         assert "USING INDEX audit_key" in plan and "SCAN" not in plan
 
 

@@ -342,6 +342,22 @@ def test_an_answer_on_a_slow_line_is_sent_to_its_end_before_the_worker_ends(gm, 
     assert [event["event"] for event in result.records] == ["done"] and memory_gearmand.status()[b"f"][0] == 0
 
 
+def test_a_command_that_is_gone_for_a_while_fails_no_job(gm, gearmand, tmp_path):
+    """As while a new version of it is installed."""
+    command = tmp_path / "command"
+    command.write_text("#!/bin/sh\nexit 0\n")
+    command.chmod(0o755)
+    worker = gm.start("gm-work", "--tries=1", "f", "--", command)
+    submit(gm, "x")
+    until(lambda: counted(worker)["done"] == 1)
+    command.rename(tmp_path / "away")
+    submit(gm, "y", "z")
+    until(lambda: counted(worker)["release"] >= 2, 30)
+    (tmp_path / "away").rename(command)
+    until(lambda: counted(worker)["done"] == 3, 30)
+    assert counted(worker)["dead"] == 0 and b"cannot run: no such file" in worker.err_path.read_bytes()
+
+
 # ---- what a job leaves, and tells
 
 @pytest.mark.parametrize("mode", ["pipe", "command"])

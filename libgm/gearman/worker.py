@@ -51,7 +51,8 @@ class WorkerHandler(Handler, GearmanWorkerCommandHandler):
 
     def answered(self) -> None:
         self.connection.expect()
-        if self.recovery.answered():
+        if self.recovery.error:
+            self.recovery.answered()
             self.connection_manager.untold.append(f"{self.connection.server}: connected again")
 
     def grab_answered(self) -> None:

@@ -129,7 +129,8 @@ class Store:
     def __init__(self, path: str, create: bool = False, readonly: bool = False, busy: float = BUSY):
         self.given, self.path = os.path.abspath(path), os.path.realpath(path)
         self.readonly, self.busy = readonly, busy
-        self.process, self.entry = -1, {}   # entry: this process's row
+        self.process = -1
+        self.entry: dict = {}   # this process's row
         self._synchronous = ""
         check_place(self.path)
         try:
@@ -191,6 +192,7 @@ class Store:
                 self.db.close()
                 if mode is modes[-1]:
                     raise
+        raise AssertionError
 
     def _migrate(self, path: str) -> None:
         mode = self.db.execute("PRAGMA journal_mode=WAL").fetchone()[0]
@@ -209,7 +211,7 @@ class Store:
             self.db.execute(f"PRAGMA user_version={max(version, VERSION)}")
         self.version = max(version, VERSION)
 
-    def transaction(self, durable: bool = True) -> "Transaction":
+    def transaction(self, durable: bool = True) -> Transaction:
         """A context: BEGIN IMMEDIATE ... COMMIT. Durable: on disk at its end; else after the next durable one."""
         wanted = "FULL" if durable else "NORMAL"
         if wanted != self._synchronous:

@@ -37,7 +37,7 @@ def row(**fields) -> dict:
 
     key: 12 hexadecimal digits. function, unique_, data: bytes. Texts are cut to their lengths, counts to their range.
     """
-    values = dict.fromkeys(SET)
+    values: dict = dict.fromkeys(SET)
     values.update(state="dead", priority="normal", attempts=0, requeues=0, sends=0, holds=0, known_bad=0, host=_host())
     values.update(fields)
     for name, value in values.items():
@@ -86,12 +86,16 @@ def set_aside(store: Store, values: dict) -> int:
     """
     there = store.execute(THERE, values).fetchone()
     if there is None:
-        return store.execute(INSERT, values).lastrowid
+        return _insert(store, values)
     ident, sends, same = there
     if same and wire.later(values["sends"], sends):
         store.execute(UPDATE, {**values, "id": ident})
         return ident
-    return store.execute(INSERT, {**values, "key": wire.key_text(wire.new_key())}).lastrowid
+    return _insert(store, {**values, "key": wire.key_text(wire.new_key())})
+
+
+def _insert(store: Store, values: dict) -> int:
+    return store.execute(INSERT, values).lastrowid or 0
 
 
 def bring_in(store: Store, values: dict) -> tuple[int, bool]:
@@ -104,14 +108,14 @@ def bring_in(store: Store, values: dict) -> tuple[int, bool]:
         values = {**values, "key": key}
         there = store.execute(THERE, values).fetchone()
         if there is None:
-            return store.execute(INSERT, values).lastrowid, True
+            return _insert(store, values), True
         ident, sends, same = there
         if same:
             newer = wire.later(values["sends"], sends)
             if newer:
                 store.execute(UPDATE, {**values, "id": ident})
             return ident, newer
-    return store.execute(INSERT, {**values, "key": wire.key_text(wire.new_key())}).lastrowid, True
+    return _insert(store, {**values, "key": wire.key_text(wire.new_key())}), True
 
 
 def _digest_key(values: dict) -> str:
@@ -191,7 +195,7 @@ def record(values: tuple | list, live=lambda process: True) -> dict:
 
 def put(shown: dict, name: str, value: str | bytes) -> None:
     """job.put() of a value as the file holds it, which is text already where it is UTF-8."""
-    if type(value) is str:
+    if isinstance(value, str):
         shown[name] = value
     else:
         job.put(shown, name, value)
@@ -213,9 +217,8 @@ def portable(values: dict, coded: bool = False) -> dict:
 # ---- rows of records
 
 NEVER_NULL = ("priority", "attempts", "requeues", "sends", "key", "revision", "state")
-KINDS = {"priority": str, "reason": str, "error": str, "stderr": str, "exit": int, "signal": str, "attempts": int,
-         "requeues": int, "sends": int, "server": str, "handle": str, "host": str, "fingerprint": str, "key": str,
-         "payload_file": str}
+TEXTS = ("priority", "reason", "error", "stderr", "signal", "server", "handle", "host", "fingerprint", "key", "payload_file")
+COUNTS = {"exit": MAX_COUNT, "attempts": MAX_COUNT, "requeues": MAX_COUNT, "sends": wire.SENDS - 1}
 
 
 def from_record(fields: dict) -> dict:
@@ -229,8 +232,10 @@ def from_record(fields: dict) -> dict:
         raise BadRecord("no data")
     if unique:
         job.check_unique(unique)
-    values = {name: _checked(name, fields[name], kind) for name, kind in KINDS.items() if name in fields}
-    values = {name: value for name, value in values.items() if value is not None}
+    values: dict = {}
+    for name in (*TEXTS, *COUNTS):
+        if name in fields and not (fields[name] is None and name not in NEVER_NULL):
+            values[name] = _count(name, fields[name]) if name in COUNTS else _text(name, fields[name])
     function = job.check_function(job.get(fields, "function"))
     values.update(function=function, unique_=unique or b"", data=data)
     for name in ("first_failed", "last_failed"):
@@ -252,12 +257,17 @@ def keyed(values: dict) -> dict:
     return {**values, "key": _digest_key({**values, "key": None})}
 
 
-def _checked(name: str, value, kind: type):
-    """A field of a record, null where gm-dead prints null. Raises BadRecord."""
-    if value is None and name not in NEVER_NULL:
-        return None
-    if type(value) is not kind or (kind is int and not 0 <= value <= (wire.SENDS - 1 if name == "sends" else MAX_COUNT)):
-        raise BadRecord(f"{name} is not what a record has there")
+def _count(name: str, value: object) -> int:
+    """A number of a record. Raises BadRecord."""
+    if type(value) is not int or not 0 <= value <= COUNTS[name]:
+        raise BadRecord(f"{name} is not a number that a record has there")
+    return value
+
+
+def _text(name: str, value: object) -> str:
+    """A text of a record. Raises BadRecord."""
+    if not isinstance(value, str):
+        raise BadRecord(f"{name} is not a string")
     digits = {"key": (12, 32), "fingerprint": (12,)}.get(name)
     if digits and (len(value) not in digits or value.strip("0123456789abcdef")):
         raise BadRecord(f"{name} is not {digits[0]} hex digits")
@@ -269,6 +279,7 @@ def _checked(name: str, value, kind: type):
 
 
 def _time(name: str, value) -> int | None:
+    """Epoch seconds of a time of a record, None where it is null. Raises BadRecord."""
     try:
         return None if value is None else int(epoch(value))
     except (ValueError, TypeError, AttributeError, OverflowError):

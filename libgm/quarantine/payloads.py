@@ -1,4 +1,7 @@
-"""Payloads too large for memory: each in a file beside the quarantine file, written as it streams in (gm-delivery(7), rule 10)."""
+"""Payloads too large for memory: each in a file beside the quarantine file, written as it streams in.
+
+gm-delivery(7), rule 10.
+"""
 
 from __future__ import annotations
 

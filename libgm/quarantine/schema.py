@@ -63,12 +63,12 @@ ALTER TABLE job ADD COLUMN sends INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE job ADD COLUMN claim_sends INTEGER;         -- number of the sending under way; outlives its claim
 ALTER TABLE job ADD COLUMN claim_digest TEXT;           -- of function, payload, priority and waiting that it sends
 ALTER TABLE job ADD COLUMN payload_digest TEXT;         -- of a payload that is in a file
--- gm-delivery(7), rule 8: failures that were held, since when the brake holds the job (epoch seconds), whether it is known to be bad
+-- gm-delivery(7), rule 8: failures that were held, since when the job is held (epoch seconds), whether it is known to be bad
 ALTER TABLE job ADD COLUMN holds INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE job ADD COLUMN held REAL;
 ALTER TABLE job ADD COLUMN known_bad INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX job_held ON job(function) WHERE held IS NOT NULL;
--- gm-delivery(7), rule 6: the boot that a process was of, and whether a process that never parted has made workers careful already
+-- gm-delivery(7), rule 6: the boot that a process was of, and whether one that never parted has made workers careful
 ALTER TABLE process ADD COLUMN boot TEXT;
 ALTER TABLE process ADD COLUMN seen INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE start ADD COLUMN key TEXT;

@@ -6,6 +6,7 @@ import os
 import sqlite3
 import time
 
+from libgm import names
 from libgm.errors import BadRecord, Unavailable
 from libgm.quarantine.file import Store, raw, reason_of, text
 from libgm.quarantine.jobs import COLUMNS, fetch, select
@@ -28,9 +29,9 @@ def functions(store: Store, table: str = "job") -> list[bytes]:
 def where(store: Store, selectors: dict, table: str = "job") -> tuple[str, list]:
     """SQL and values for selectors by name, None for those not given.
 
-    function is a glob, revised a revision that the row's is above, since and until compare with the last failure (or the time of what was done), the others are
-    exact, a key or fingerprint as far as it goes. What is exact is compared as it stands, so that its index serves; a glob
-    is by the functions that it matches.
+    function: a glob. since, until: epoch seconds of the last failure, or of what was done. revised: a revision that the
+    row's is above. key, fingerprint: as far as they go. The others are exact. What is exact is compared as it stands, so that
+    its index serves; a glob is by the functions that it matches.
     """
     column_of_time = "last_failed" if table == "job" else "time"
     terms, values = [], []
@@ -38,9 +39,8 @@ def where(store: Store, selectors: dict, table: str = "job") -> tuple[str, list]
         if value is None:
             continue
         if name == "function" and any(sign in value for sign in "*?["):
-            from fnmatch import fnmatchcase
             known = functions(store, table)
-            matching = [text(function) for function in known if fnmatchcase(os.fsdecode(function), value)]
+            matching = [text(function) for function in known if names.matches(function, os.fsencode(value))]
             if len(matching) == len(known):
                 continue
             # the + keeps several of them from being read by index and sorted, page after page
@@ -48,7 +48,7 @@ def where(store: Store, selectors: dict, table: str = "job") -> tuple[str, list]
             terms.append(f"{column} IN ({', '.join('?' * len(matching))})")
             values += matching
             continue
-        if name == "key" or name == "fingerprint" and len(value) < FINGERPRINT:   # keys had 32 digits once
+        if name == "key" or (name == "fingerprint" and len(value) < FINGERPRINT):   # keys had 32 digits once
             terms.append(f"{name} BETWEEN ? AND ? || 'g'")
             values += [value, value]
             continue
@@ -69,7 +69,9 @@ def paged(store: Store, table: str, columns: tuple, selected: tuple[str, list], 
     terms, values = selected
     last = last_id(store, table) if last is None else last
     order = "DESC" if newest else "ASC"
-    sql = (f"SELECT {select(store, columns)} FROM {table} WHERE id > ? AND id <= ? AND {terms} ORDER BY id {order} LIMIT ?")
+    ident = "+id" if "key BETWEEN" in terms else "id"   # +: a key's index serves better than the range of ids
+    sql = (f"SELECT {select(store, columns)} FROM {table} WHERE {ident} > ? AND {ident} <= ? AND {terms} "
+           f"ORDER BY id {order} LIMIT ?")
     heavy = columns[-1] == "data"
     left = -1 if limit is None else limit
     while left:

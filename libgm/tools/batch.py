@@ -23,6 +23,7 @@ class Batch:
     """
 
     done_to = ""         # what becomes of a job, in words
+    remain = "left"      # what the dead jobs are afterwards
     creates = False      # whether the tool makes the file, and migrates it
     batch_jobs = 5000    # that one transaction takes: keys are random, and each page of an index is written once for all
     store: Store         # once open() was called
@@ -82,7 +83,7 @@ class Batch:
     def summary(self) -> str:
         """What was done, and how much is left, for a person."""
         left = jobs.dead(self.store)
-        return f"{self.done} job{'s' * (self.done != 1)} {self.done_to}; {left} dead job{'s' * (left != 1)} left"
+        return f"{self.done} job{'s' * (self.done != 1)} {self.done_to}; {left} dead job{'s' * (left != 1)} {self.remain}"
 
     def open(self) -> None:
         """Open the file, when there is something to do: empty input changes nothing."""
@@ -173,7 +174,7 @@ def named(idents: list[int]) -> list[Item]:
 class Action(Batch):
     """Acting on jobs that are in the file, by id. ids: lines of standard input are bare ids. why: for the history."""
 
-    columns = jobs.COLUMNS   # id and revision first, data last
+    columns: tuple[str, ...] = jobs.COLUMNS   # id and revision first, data last
 
     def __init__(self, path: str, strict: bool, output: Output, ids: bool = False, why: str | None = None):
         super().__init__(path, strict, output)

@@ -26,6 +26,7 @@ class Bury(Batch):
     """gm-bury: brings rows in."""
 
     done_to = "buried"
+    remain = "in quarantine"
     creates = True
 
     def item(self, where: str, record: dict) -> Row:

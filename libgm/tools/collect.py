@@ -30,11 +30,11 @@ def original(fields: dict) -> dict:
         raise BadRecord("no task")
     function = job.check_function(_encoded(task))
     payload = _encoded(data if isinstance(data, str) else json.dumps(data))
-    unique, when, exception = fields.get("unique_key"), fields.get("time"), fields.get("exception")
-    unique = _encoded(unique) if isinstance(unique, str) else b""
+    given, failed, exception = fields.get("unique_key"), fields.get("time"), fields.get("exception")
+    unique = _encoded(given) if isinstance(given, str) else b""
     if unique:
         job.check_unique(unique)
-    when = int(when) if type(when) in (int, float) and 0 <= when < 1 << 40 else int(time.time())
+    when = int(failed) if isinstance(failed, (int, float)) and 0 <= failed < 1 << 40 else int(time.time())
     text = exception if isinstance(exception, str) else "" if exception is None else json.dumps(exception)
     text = text[-jobs.MAX_STDERR:]
     error = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
@@ -161,15 +161,20 @@ class Collector:
                 assigned.complete(b"")
             except ServerLost as error:
                 lost[assigned.server] = error
-        for error in lost.values():
-            warn(f"{error}: what it handed out is collected, and will be seen again")
-        batch[0].worker.drain(5.0)   # the answers do not wait for whoever reads our records
+        for loss in lost.values():
+            warn(f"{loss}: what it handed out is collected, and will be seen again")
+        batch[0].worker.drain(None, self.stop_at)   # the answers do not wait for whoever reads our records
         self.collected += len(batch)
         if not self.output.quiet:
             for ident, row in zip(idents, rows):
                 self.output.emit(jobs.record(jobs.fetch(self.store, ident) or [row.get(name) for name in jobs.COLUMNS]))
             self.output.flush()
         return True
+
+    def stop_at(self) -> float | None:
+        """When sending answers must end: at a signal to stop; time.monotonic(), or None."""
+        self.control.happened()
+        return self.control.deadline()
 
     def write(self, batch: list, rows: list[dict]) -> list[int]:
         """Make a batch durable; the ids of its rows. Raises Unavailable, OSError."""

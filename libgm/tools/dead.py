@@ -49,7 +49,7 @@ def listing(store: Store, wanted: dict, after: int, limit: int | None, newest: b
     found = Listing(form, columns(time.time(), wanted["state"] == "delayed"), f"{what} in {store.path}")
     try:
         deaths = selection.Deaths(store, wanted) if follow else None
-        for values in selection.jobs(store, wanted, after, limit, newest, deaths and deaths.last):
+        for values in selection.jobs(store, wanted, after, limit, newest, deaths.last if deaths else None):
             found.add(record_of(store, values))
     except BadRecord as error:
         raise Usage(str(error)) from None

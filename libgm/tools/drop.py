@@ -15,11 +15,13 @@ class Drop(Action):
     done_to = "removed"
 
     def process(self, batch: list[Item]) -> int:
-        dropped, used = {}, 0
+        dropped: dict[int, dict] = {}
+        used = 0
         with ExitStack() as records_out:
             with self.store.transaction():
                 records_out.enter_context(held())
-                for used, (item, values) in enumerate(self.look_up(batch), 1):
+                for item, values in self.look_up(batch):
+                    used += 1
                     if item.ident not in dropped and self.is_meant(item, values):
                         found = dict(zip(self.columns, values))
                         if found["claim"] is not None and processes.lives(self.store, found["claim"]):

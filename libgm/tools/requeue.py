@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import TYPE_CHECKING
 
 from libgm import job, wire
 from libgm.errors import BadRecord, Error
@@ -14,6 +15,10 @@ from libgm.shell.lines import Output
 from libgm.shell.messages import warn
 from libgm.shell.signals import held
 from libgm.tools.batch import Action, Item
+
+if TYPE_CHECKING:
+    from libgm.gearman.address import Server
+    from libgm.gearman.client import Submitter
 
 WINDOW = 64   # jobs that are waited for at once
 COLUMNS = ("id", "revision", "key", "function", "unique_", "priority", "reason", "error", "attempts", "requeues", "first_failed",
@@ -30,6 +35,10 @@ class Sending:
 
     def __init__(self, values: tuple):
         self.values = values
+        self.number: int | None
+        self.handle: bytes
+        self.server: Server
+        self.seconds: float
         (self.id, self.revision, self.key, self.function, self.unique_, self.priority, self.reason, self.error, self.attempts,
          self.requeues, self.first_failed, self.fingerprint, self.claim, self.payload_file, self.sends, self.holds,
          self.claim_sends, self.claim_digest, self.data) = values
@@ -118,6 +127,7 @@ class Requeue(Action):
 
     done_to = "sent back"
     columns = COLUMNS
+    submitter: Submitter | None = None
 
     def __init__(self, path: str, servers: list, strict: bool, output: Output, edit: bool = False, wait: bool = False,
                  rate: float | None = None, ids: bool = False, why: str | None = None):
@@ -127,18 +137,14 @@ class Requeue(Action):
             self.batch_jobs = WINDOW // 4
         if rate:
             self.batch_jobs = max(1, min(self.batch_jobs, int(rate / 10)))   # no claim is held much longer than it takes
-        self.submitter = None
         self.next = 0.0      # time.monotonic() from which the rate allows more
         self.again = 0       # jobs that an earlier process may have sent
         self.sent: list[Sending] = []   # and acknowledged (with --wait: done), and still in the file
         self.background = Background()
 
     def process(self, batch: list[Item]) -> int:
-        if self.submitter is None:
-            from libgm.gearman.client import Submitter
-            self.submitter = Submitter(self.servers, wait=self.wait, window=WINDOW if self.wait else 1000,
-                                       on_accept=self.accepted, on_refuse=self.refused, on_result=self.ended)
-        self.pace()
+        submitter = self.submitter = self.submitter or self.new_submitter()
+        self.pace(submitter)
         self.removed()
         claimed, used = self.claim(batch)
         if self.rate:
@@ -147,7 +153,7 @@ class Requeue(Action):
         try:
             while claimed:
                 found = claimed[-1]
-                self.submitter.submit(found.to, found.wire, found.payload, found.level, found)
+                submitter.submit(found.to, found.wire, found.payload, found.level, found)
                 claimed.pop()
             if self.rate and not self.wait:
                 self.settle()
@@ -157,11 +163,16 @@ class Requeue(Action):
             raise
         return used
 
-    def pace(self) -> None:
-        """Until the rate allows more; what is being waited for goes on meanwhile."""
+    def new_submitter(self) -> Submitter:
+        from libgm.gearman.client import Submitter
+        return Submitter(self.servers, wait=self.wait, window=WINDOW if self.wait else 1000, on_accept=self.accepted,
+                         on_refuse=self.refused, on_result=self.ended)
+
+    def pace(self, submitter: Submitter) -> None:
+        """Wait until the rate allows more; what is being waited for goes on meanwhile."""
         while self.rate and time.monotonic() < self.next:
-            if self.wait and self.submitter.outstanding:
-                self.submitter.pump(self.next - time.monotonic())
+            if self.wait and submitter.outstanding:
+                submitter.pump(self.next - time.monotonic())
             else:
                 time.sleep(max(0.0, self.next - time.monotonic()))
 
@@ -173,7 +184,8 @@ class Requeue(Action):
         claimed: dict[int, Sending] = {}
         used, again = 0, 0
         with self.store.transaction(durable=False):
-            for used, (item, values) in enumerate(self.look_up(batch), 1):
+            for item, values in self.look_up(batch):
+                used += 1
                 if item.ident not in claimed and self.is_meant(item, values):
                     found = Sending(values)
                     # where another process is sending it, the work is shared
@@ -283,7 +295,8 @@ class Requeue(Action):
             finally:
                 self.remove()
         elif self.submitter and self.submitter.outstanding:
-            warn(f"{self.submitter.outstanding} jobs were waited for: they stay in quarantine, also those that a worker has begun")
+            warn(f"{self.submitter.outstanding} jobs were waited for: they stay in quarantine, also those that a worker "
+                 "has begun")
 
     def end(self) -> None:
         self.remove()

@@ -1,13 +1,12 @@
 """The loop of a worker: jobs are fetched, have their starts written, are given to COMMAND, and answered.
 
-A job goes from the server's hands into worker.jobs (fetched), .ready (its start is written), command.given (the first of them is
-the one that COMMAND is on), .done (its start is there still, and the server not told). Starts are ended and written for many
-jobs in one transaction, while COMMAND runs. A failure is settled at once and alone.
+A job goes from the server's hands into worker.jobs (fetched), hand.ready (its start is written), command.given (the first of them
+is the one that COMMAND is on), hand.done (its start is there still, and the server not told). Starts are ended and written for
+many jobs in one transaction, while COMMAND runs. A failure is settled at once and alone.
 """
 
 from __future__ import annotations
 
-import collections
 import select
 import time
 
@@ -18,16 +17,15 @@ from libgm.shell.signals import Control, Stopped
 from libgm.worker import orphans
 from libgm.worker.attempt import Attempt
 from libgm.worker.command import Command, Unfit
+from libgm.worker.hand import COMPANY, Hand
 from libgm.worker.memory import outgrown
 from libgm.worker.outcome import Outcome
 from libgm.worker.pace import Pace
 from libgm.worker.settle import Settler
-from libgm.worker.suspects import Suspects
 from libgm.worker.verdict import judge
 
 ASKED = 4 << 20          # bytes of payloads to ask for, by their mean size,
 HELD = 16 << 20          # and to have in hand before no more are received
-COMPANY = 0.002          # seconds that an answer waits for others, to be settled with them
 LOOK = 1.0               # seconds between two looks at whether the function is paused,
 LOOK_BRAKED = 0.25       # and at whether an outage is over, while a job waits for that
 BIG = 1 << 20            # bytes: after a payload or result of this size a worker looks at its own memory
@@ -41,14 +39,10 @@ class Loop:
         self.settings, self.control, self.worker, self.settler = settings, control, worker, settler
         self.store, self.command, self.pace, self.brake = settler.store, command, pace, settler.brake
         self.expires = float("inf") if expires is None else expires
-        self.ready: collections.deque[Attempt] = collections.deque()
-        self.suspects = Suspects(settler)
-        self.done: list[tuple[Attempt, Outcome]] = []
-        self.done_at = 0.0                 # time.monotonic() of the first of these
-        self.number = self.runs = 0        # of the last start; how many were begun
+        self.hand = Hand(settler)
+        self.runs = 0                      # how many were begun
         self.noted = 0                     # run that the file of locks says the worker is on
         self.full = False                  # so much is in hand that no more is received
-        self.size = 0.0                    # mean bytes of a payload
         self.paused: pauses.Pause | None = None
         self.looked = 0.0                  # time.monotonic() of the last look at that
         self.trouble: Unfit | None = None  # COMMAND could not be started, or ended by itself
@@ -67,18 +61,18 @@ class Loop:
 
     def empty(self) -> bool:
         """Whether no job is in hand."""
-        return not (self.command.given or self.ready or self.suspects or self.worker.jobs)
+        return not (self.command.given or self.hand or self.worker.jobs)
 
     def finished(self) -> bool:
         """Whether the worker is to end, and nothing that it must end keeps it."""
         self.closing = self.must_close()
-        return not self.command.given and (self.closing or (self.over() and not self.ready and not self.suspects))
+        return not self.command.given and (self.closing or (self.over() and not self.hand))
 
     def wind_up(self) -> None:
         """Settle what is done, give the rest back, see the answers to their end, and let COMMAND clean up."""
         self.hand_back()
         self.worker.drain(None, self.deadline)
-        self.settler.turn_over([], [])
+        self.settler.end_starts([])
         self.worker.close(self.deadline)
         self.command.finish()
 
@@ -121,32 +115,23 @@ class Loop:
         self.hear(woken)
         if self.trouble:
             self.unfit(self.trouble)
-        if self.done and self.settle_now():
-            self.settle_done()
+        if self.hand.due(self.window, bool(self.command.given or self.hand.ready or self.worker.asking())):
+            self.hand.settle()
 
     def look(self) -> None:
         """Look whether the function is paused or in an outage, and give back what is not to be begun therefore."""
         now = time.monotonic()
-        if now - self.looked >= LOOK or (self.waits_for_the_brake(now) and now - self.looked >= LOOK_BRAKED):
+        if now - self.looked >= LOOK or (self.hand.waits(now) and now - self.looked >= LOOK_BRAKED):
             self.looked = now
             self.paused = self.settler.persist(lambda: pauses.find(self.store, self.settings.function, time.time()))
             if self.brake.outage:
                 self.settler.persist(lambda: self.brake.look(self.store))
-                if not self.brake.outage and self.next:
-                    self.next.start_at = 0.0
+                if not self.brake.outage and self.hand.next:
+                    self.hand.next.start_at = 0.0
         if (self.paused or self.brake.outage) and not self.command.given:
-            waiting = len(self.ready) + len(self.worker.jobs) + bool(self.suspects.chosen)
+            waiting = len(self.hand.ready) + len(self.worker.jobs) + bool(self.hand.suspects.chosen)
             if waiting > (0 if self.paused else 1):
                 self.hand_back()
-
-    @property
-    def next(self) -> Attempt | None:
-        """The job that is begun next."""
-        return self.ready[0] if self.ready else self.suspects.chosen
-
-    def waits_for_the_brake(self, now: float) -> bool:
-        following = self.next
-        return following is not None and following.start_at > now
 
     @property
     def window(self) -> int:
@@ -157,36 +142,38 @@ class Loop:
         """Jobs to have fetched or asked for: in whole handfuls, not one by one."""
         if self.paused or not self.command.ready() or self.over():
             return 0
-        window = self.window
-        free = window - len(self.ready) - len(self.command.given) - (len(self.suspects.waiting) >> 3)
+        window, ready, waiting = self.window, len(self.hand.ready), len(self.hand.suspects.waiting)
+        free = window - ready - len(self.command.given) - (waiting >> 3)
         if free * 2 < window:
             return 0
-        free = min(free, max(1, int(ASKED / max(self.size, 1.0))))
+        free = min(free, max(1, int(ASKED / max(self.hand.size, 1.0))))
         if self.settings.max_jobs:
-            free = min(free, self.settings.max_jobs - self.runs - len(self.ready) - len(self.suspects.waiting))
+            free = min(free, self.settings.max_jobs - self.runs - ready - waiting)
         return free
 
     def held(self) -> int:
         """Bytes of payloads in hand."""
         return sum(len(assigned.data) for assigned in self.worker.jobs if isinstance(assigned.data, bytes)) + \
-            sum(len(attempt.data) for jobs in (self.ready, self.command.given, self.suspects.waiting) for attempt in jobs)
+            sum(len(attempt.data) for attempt in self.command.given) + self.hand.held()
 
     def patience(self) -> float:
         """Seconds until something is due by the clock."""
         now = time.monotonic()
         at = min(now + 60, self.command.due(now) or now + 60)
-        if self.done:
-            at = min(at, self.done_at + COMPANY)
+        if self.hand.done:
+            at = min(at, self.hand.done_at + COMPANY)
+        if self.command.start_at > now:
+            at = min(at, self.command.start_at)
         if self.expires > now:   # after that it is the job in hand that is waited for
             at = min(at, self.expires)
         if self.control.until is not None and self.command.given and not self.stopped:
             at = min(at, self.control.until)
-        if self.waits_for_the_brake(now):
-            at = min(at, self.next.start_at, self.looked + LOOK_BRAKED)
+        if self.hand.waits(now):
+            at = min(at, self.hand.next.start_at, self.looked + LOOK_BRAKED)
         if self.paused:
             at = min(at, self.looked + LOOK)
-        if self.suspects.waiting:
-            at = min(at, self.suspects.at)
+        if self.hand.suspects.waiting:
+            at = min(at, self.hand.suspects.at)
         return max(0.0, at - now)
 
     # ---- to COMMAND
@@ -201,44 +188,27 @@ class Loop:
             self.trouble = error
 
     def prepare(self) -> None:
-        """Write the starts of what was fetched, once what is ready runs low; with the same transaction settle what is done."""
-        fetched, command = self.worker.jobs, self.command
-        if self.suspects.chosen or self.paused or 2 * (len(self.ready) + len(command.given)) > self.window or \
-                self.closing or not command.ready():
-            return
-        coming = []
-        while fetched:
-            self.number += 1
-            attempt = Attempt(fetched.popleft(), self.number, self.settings.foreground)
-            if attempt.spool is None:
-                coming.append(attempt)
-            else:
-                self.settler.too_large(attempt)
-        if not coming:
-            return
-        self.size += (sum(len(attempt.data) for attempt in coming) / len(coming) - self.size) * 0.3
-        suspects = self.settle_done(coming)
-        if suspects:
-            self.settler.end_starts(attempt for attempt in coming if attempt.run in suspects)
-        for attempt in coming:
-            (self.suspects.waiting if attempt.run in suspects else self.ready).append(attempt)
+        """Write the starts of what was fetched, once what is ready runs low."""
+        hand, given = self.hand, len(self.command.given)
+        if 2 * (len(hand.ready) + given) <= self.window and not (hand.suspects.chosen or self.paused or self.closing) and \
+                self.command.ready():
+            hand.prepare(self.worker.jobs)
 
     def feed(self) -> None:
         """Give COMMAND what it may have, as far as it takes it."""
-        command, suspects = self.command, self.suspects
-        if not (self.ready or suspects) or self.paused or (suspects.chosen and command.given) or \
-                self.trouble or self.closing or not command.ready():
+        command, hand, suspects = self.command, self.hand, self.hand.suspects
+        if not hand or self.paused or self.closing or self.trouble or (suspects.chosen and command.given) or not command.ready():
             return
         suspects.choose()
-        if self.waits_for_the_brake(time.monotonic()):
+        if hand.waits(time.monotonic()):
             return
-        if suspects.chosen and not self.ready:
+        if suspects.chosen and not hand.ready:
             if not command.given:
                 self.begin(suspects.chosen)
         else:
             room = command.room(1 if suspects.chosen else self.brake.ahead(self.window))
-            while room > 0 and self.ready and not self.trouble:
-                attempt = self.ready.popleft()
+            while room > 0 and hand.ready and not self.trouble:
+                attempt = hand.ready.popleft()
                 if attempt.assigned.lost:   # its server hands it out again
                     self.settler.end_starts([attempt])
                     continue
@@ -255,15 +225,15 @@ class Loop:
             self.runs += 1
         except Unfit as error:
             self.trouble = error
-            if attempt is not self.suspects.chosen:
-                self.ready.appendleft(attempt)
+            if attempt is not self.hand.suspects.chosen:
+                self.hand.ready.appendleft(attempt)
 
     def note(self, attempt: Attempt | None) -> None:
         """Write which job COMMAND is on from now on."""
         run = attempt.run if attempt else 0
         if run != self.noted:
             self.noted = run
-            sync = attempt is not None and (attempt is self.suspects.chosen or self.settler.careful)
+            sync = attempt is not None and (attempt is self.hand.suspects.chosen or self.settler.careful)
             self.settler.persist(lambda: starts.note(self.store, run, sync))
             self.pace.on(time.monotonic() if attempt else None)
 
@@ -279,16 +249,16 @@ class Loop:
             return
         if ended:
             self.pace.add(time.monotonic() - before, len(ended))
-            if not self.ready:
+            if not self.hand.ready:
                 self.worker.window = self.wanted()
                 self.worker.grab()   # the server takes as long to answer as the worker to clear up
             for attempt, outcome in ended:
-                self.suspects.ended(attempt)
+                self.hand.suspects.ended(attempt)
                 if self.judge(outcome) == "done":
                     self.feed()   # the next one begins before this one is cleared up
                 outcome.collect()
                 self.finish(attempt, outcome)
-            if command.given or not self.ready:
+            if command.given or not self.hand.ready:
                 self.note(command.given[0] if command.given else None)
             if command.gone:
                 self.hand_back()
@@ -301,18 +271,17 @@ class Loop:
         if outcome.forced:
             orphans.end_orphans(self.store, {(self.store.process, attempt.run), (self.store.process, starts.PIPE)})
         if outcome.stopped:
-            self.settle_done()
+            self.hand.settle()
             self.settler.reporter.emit("release", attempt, attempt.before, outcome, None, "told to stop")
-            self.settler.end_starts([*self.command.given, *self.ready])
+            self.settler.end_starts([*self.command.given, *self.hand.ready])
             raise Stopped
         if self.judge(outcome) == "done":
             self.settler.unfit.over()
-            self.done_at = self.done_at if self.done else time.monotonic()
-            self.done.append((attempt, outcome))
+            self.hand.put_done(attempt, outcome)
             if attempt.waited:
-                self.settle_done()
+                self.hand.settle()
         else:
-            self.settle_done()
+            self.hand.settle()
             self.note(attempt)   # what ends us now is its doing
             if not self.settler.settle(attempt, outcome):
                 self.hand_back()
@@ -329,28 +298,12 @@ class Loop:
         if (size > BIG or overflow) and outgrown():
             self.control.retired = True
 
-    # ---- answers
-
-    def settle_now(self) -> bool:
-        """Whether what is done waits for no more company: for jobs that are done soon, or for the starts of those that come."""
-        if time.monotonic() - self.done_at > COMPANY or len(self.done) * 2 > self.window > 1:
-            return True
-        return not (self.command.given or self.ready or self.worker.asking())
-
-    def settle_done(self, coming: list[Attempt] | None = None) -> list[int]:
-        """Settle what is done, with the starts of what comes next; the runs among those that are suspects."""
-        done, self.done = self.done, []
-        if not (done or coming):
-            return []
-        return self.settler.turn_over(done, coming or [])
-
-    # ---- ends
+    # ---- ends of what is in hand
 
     def hand_back(self) -> None:
         """Give back, uncounted, all that COMMAND is not on."""
-        self.settle_done()
-        rest = [*(self.command.take_back() if self.command.gone else []), *self.ready, *self.suspects.take_back()]
-        self.ready.clear()
+        self.hand.settle()
+        rest = [*(self.command.take_back() if self.command.gone else []), *self.hand.take_back()]
         if rest:
             self.settler.end_starts(rest)
         if rest or self.worker.asking():
@@ -359,8 +312,8 @@ class Loop:
     def unfit(self, error: Unfit) -> None:
         """COMMAND cannot run, or ended through no job's doing: what is in hand goes back uncounted, and the worker pauses."""
         self.trouble = None
-        self.settle_done()
-        first = next(iter([*self.command.given, *self.ready]), self.suspects.chosen)
+        self.hand.settle()
+        first = next(iter([*self.command.given, *self.hand.ready]), self.hand.suspects.chosen)
         pause = 0.0
         try:
             if error.tried:

@@ -142,15 +142,12 @@ class Settler:
         self.reporter.emit("retry", attempt, header.attempts, Outcome(), "lost", f"{LOST}, while it was sent again")
         return True
 
-    def begin_alone(self, attempt: Attempt) -> None:
-        """Write the start of a job that a dead worker had in hand."""
-        self.turn_over([], [attempt])
-
     def end_starts(self, attempts) -> None:
-        """The starts of attempts that were not begun go."""
-        runs = [attempt.run for attempt in attempts]
+        """The starts of attempts that were not begun go, and those of failures that are answered."""
+        runs = [*self.settled, *(attempt.run for attempt in attempts)]
         if runs:
             self.transact(False, (starts.end, *runs))
+            self.settled.clear()
 
     def mark_released(self) -> None:
         """What ends this worker from now on is a release, no attempt (rule 7)."""
