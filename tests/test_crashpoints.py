@@ -10,10 +10,11 @@ import pytest
 from conftest import ROOT, SBIN, find_gearmand, free_port
 
 sys.path.append(str(ROOT / "tests/chaos/crashpoints"))
-from machine import Machine, Process, compile_library
+from machine import Machine, Process
+from strikes import compile_library
 
 SWEPT = ["command", "command, delayed", "pipe", "pipe, delayed", "via", "requeue", "requeue, wait", "bury", "drop", "submit",
-         "server"]
+         "server", "twins"]
 
 WRITER = """
 import os, sqlite3
@@ -68,7 +69,7 @@ def test_a_power_cut_takes_what_was_not_synced_and_nothing_else(tmp_path):
     writer = Process("writer", [sys.executable, "-c", WRITER], service=False)
     machine.start(writer)
     assert writer.popen.wait(60) == -9
-    assert machine.off
+    assert machine.control.off
     machine.restore()
     there = {path.name: path.read_text() for path in machine.state.iterdir() if path.is_file()}
     assert there == {"kept": "synced", "back": "synced"}

@@ -34,7 +34,7 @@ def test_any_name_is_itself_and_no_other(memory_gearmand, name):
     admin = admin_of(memory_gearmand.server)
     assert sorted(admin.queues()) == sorted([Queue(b"resize", 2, 0, 0, 0, 2, 0), Queue(name, 1, 0, 1, 0, 1, 0),
                                              Queue(b"zoom", 1, 0, 0, 0, 1, 0)])
-    assert sorted(admin.status())[0][1:] == sorted(admin.queues())[0][1:4] and not admin.problems
+    assert not admin.problems
     admin.shutdown()
     raw.close()
 

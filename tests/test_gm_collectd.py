@@ -66,7 +66,7 @@ def test_servers_that_come_and_go(gm, gearmand):
     gearmand.kill()
     until(lambda: process.err_path.read_bytes().count(b"\n") == 1)
     count = len(rounds(process))
-    until(lambda: set(last(process)) == {("f", "delayed"), ("f", "dead")} and len(rounds(process)) > count + 2)
+    until(lambda: set(last(process)) == {("f", "delayed"), ("f", "held"), ("f", "dead")} and len(rounds(process)) > count + 2)
     gearmand.start()
     until(lambda: last(process).get(("f", "waiting")) == 1)
     assert [line.split(b": ", 1)[1] for line in process.err_path.read_bytes().splitlines()] == [

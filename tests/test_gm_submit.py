@@ -73,6 +73,11 @@ def test_its_own_output_with_data_is_its_input(gm, gearmand):
     assert gearmand.waiting(b"f") == 1   # the same unique: merged
 
 
+def test_the_due_of_a_new_job_is_left_to_gm_at(gm, gearmand):
+    gm(SUBMIT, input=b'{"function":"f","data":"x","due":"2100-01-01T00:00:00Z"}')
+    assert [payload for _, payload in queued(gm, "f")] == [b"x"]
+
+
 @pytest.mark.parametrize("line, says", [
     (b"nonsense", b"stdin:1: not JSON: "), (b"[1]", b"stdin:1: not a JSON object"), (b'{"data":"x"}', b"stdin:1: no function"),
     (b'{"function":"f"}', b"stdin:1: no data"), (b'{"function":"f","data":1}', b"stdin:1: data is not a string"),

@@ -14,6 +14,8 @@ import sys
 import pytest
 from conftest import ROOT, until
 
+pytestmark = pytest.mark.slow
+
 HERE = ROOT / "tests/interop"
 PEERS = {"perl": ("perl", "pl"), "php": ("php", "php"), "npm": ("node", "js"), "gear": (sys.executable, "py"), "c": ("sh", "sh")}
 ALL = pytest.mark.parametrize("peer", PEERS)

@@ -1,9 +1,9 @@
 """Every page of man/: mandoc has nothing to say against it, and its EXAMPLES do what they show.
 
-The examples are the `.Bd -literal` blocks under `.Sh EXAMPLES`, but those behind a line `.\\" not run` (a unit file, a
-crontab). All of a page are one session: one bash, an 80 column terminal, standard input /dev/null, in a fresh HOME,
-which is also where it begins; GM_SERVERS names a real gearmand, GM_QUARANTINE a file that is not there yet. Nothing of it
-is left in the end, what runs in the background included.
+The examples are the `.Bd -literal` blocks under `.Sh EXAMPLES` or `.Sh RECIPES`, but those behind a line `.\\" not run`
+(a unit file, a crontab). All of a page are one session: one bash, an 80 column terminal, standard input /dev/null, in
+a fresh HOME, which is also where it begins; GM_SERVERS names a real gearmand, GM_QUARANTINE a file that is not there
+yet. Nothing of it is left in the end, what runs in the background included.
 
     command             is run, so that a block can be pasted; it goes on over lines as bash's does (a here document)
     # what it shows     on standard output and standard error, as on a terminal: JSON lines, but tables by listings
@@ -76,12 +76,12 @@ def literal(text: str) -> str:
 
 
 def literal_blocks(source: str) -> list[list[tuple[int, str]]]:
-    """The literal blocks under EXAMPLES of a page, as lines with their numbers."""
+    """The literal blocks under EXAMPLES or RECIPES of a page, as lines with their numbers."""
     found, section, block, before = [], "", None, ""
     for number, line in enumerate(source.splitlines(), 1):
         if line.startswith(".Sh "):
             section = line[4:]
-        elif section == "EXAMPLES" and line.startswith(".Bd -literal"):
+        elif section in ("EXAMPLES", "RECIPES") and line.startswith(".Bd -literal"):
             block = []
             if before != NOT_RUN:
                 found.append(block)

@@ -20,37 +20,44 @@ PROMISES = {
     "A job is acknowledged only after its retry or its death is on disk": (
         "test_chaos.py::test_nothing_is_lost_whatever_breaks", "test_model.py::TestDelivery",
         "test_job_of_death.py::test_without_room_in_the_file_jobs_are_not_acknowledged_and_go_on_when_there_is"),
-    "It can run twice when": (
-        "test_promises.py::test_a_job_runs_twice_where_its_worker_dies_before_the_acknowledgement",
-        "test_chaos.py::test_where_nothing_breaks_nothing_is_done_twice",
-        "test_gm_requeue.py::test_killed_at_twenty_points_it_loses_nothing",
-        "test_gm_submit.py::test_a_server_killed_in_mid_stream_loses_nothing_that_was_acknowledged"),
+    "Every step can be interrupted": ("test_chaos.py::test_nothing_is_lost_whatever_breaks", "test_model.py::TestDelivery"),
+    "It can run twice when": ("test_chaos.py::test_where_nothing_breaks_nothing_is_done_twice",),
+    "a worker or a server dies between": (
+        "test_promises.py::test_a_job_runs_twice_where_its_worker_dies_before_the_acknowledgement",),
+    "a server is lost while": ("test_gm_submit.py::test_a_server_killed_in_mid_stream_loses_nothing_that_was_acknowledged",),
+    "gm-requeue is killed half-way": ("test_gm_requeue.py::test_killed_at_twenty_points_it_loses_nothing",),
+    "gm-reap ends it": ("test_gm_reap.py::test_a_killed_job_is_an_attempt_and_its_worker_goes_on",),
     "So a command must stand to be run again": ADVICE,
-    "Take a new file each time": ADVICE,
-    "Attempts made before a worker's death": (
+    "Use a new file each time": ADVICE,
+    "Attempts that killed their worker": (
         "test_promises.py::test_a_killer_gets_its_tries_on_each_machine",
         "test_promises.py::test_a_delayed_retry_waits_on_the_machine_where_the_job_failed"),
     "Put it on a volume": ADVICE,
     "On several machines with a file each": ("test_promises.py::test_a_killer_gets_its_tries_on_each_machine",),
-    "Delayed retries wait on the machine": (
+    "Delayed jobs wait on the machine": (
         "test_promises.py::test_a_delayed_retry_waits_on_the_machine_where_the_job_failed",),
+    "Fewer than 5 different jobs": ("test_promises.py::test_four_different_jobs_are_no_outage",),
+    "An outage of only some jobs": ("test_promises.py::test_an_outage_of_some_jobs_looks_like_bad_jobs",),
+    "An outage of over two hours": ("test_promises.py::test_after_two_hours_of_an_outage_failures_count_again",),
+    "In each case list the causes": ADVICE,
     "gearmand keeps its queue in memory": ("test_promises.py::test_a_gearmand_without_a_store_takes_its_queue_along",
                                            "test_gm_server.py::test_jobs_survive_kill_9"),
-    "Without: a gearmand that dies": ("test_promises.py::test_a_gearmand_without_a_store_takes_its_queue_along",),
+    "Without a store, a gearmand that dies": ("test_promises.py::test_a_gearmand_without_a_store_takes_its_queue_along",),
     "Foreground jobs": ("test_promises.py::test_a_job_that_is_waited_for_is_in_no_store",),
     "gearmand merges a job": ("test_promises.py::test_gearmand_merges_equal_uniques_and_drops_the_new_payload",),
     "An empty payload": ("test_gm_submit.py::test_an_empty_payload_is_refused",
                          "test_gm_server.py::test_store_with_an_empty_payload_starts_again"),
     "With --job-retries": ("test_promises.py::test_job_retries_deletes_a_job_without_a_trace",
                            "test_gm_server.py::test_options_that_lose_jobs_or_are_its_own_are_refused"),
+    "Never use it": ADVICE,
     "A worker that lost its network": ("test_promises.py::test_a_silent_worker_holds_its_job",),
     "The exit status of a pipe": ("test_promises.py::test_a_failure_inside_a_pipe_goes_unnoticed_without_pipefail",),
     "a failure of decode goes unnoticed": ("test_promises.py::test_a_failure_inside_a_pipe_goes_unnoticed_without_pipefail",),
-    "In gm-work mail": ("test_promises.py::test_a_failure_inside_a_pipe_goes_unnoticed_without_pipefail",),
-    "gm-drop removes for good": ("test_promises.py::test_a_dropped_payload_is_gone",
-                                 "test_gm_drop.py::test_drop_prints_what_it_removed_and_writes_it_down"),
+    "gm-drop removes for good": ("test_promises.py::test_a_dropped_payload_is_gone",),
+    "gm-history keeps who": ("test_promises.py::test_a_dropped_payload_is_gone",
+                             "test_gm_drop.py::test_drop_prints_what_it_removed_and_writes_it_down"),
     "Write the records into a file first": ("test_gm_drop.py::test_archive_then_remove",),
-    "gm-bury brings them back": ("test_gm_bury.py::test_what_was_dropped_comes_back",),
+    "gm-bury brings the jobs back": ("test_gm_bury.py::test_what_was_dropped_comes_back",),
 }
 
 
@@ -126,6 +133,42 @@ def test_a_delayed_retry_waits_on_the_machine_where_the_job_failed(gm, gearmand)
     assert gearmand.status().get(b"f", (0,))[0] == 0 and len(gm("gm-dead", "--delayed", "--quarantine=a.db").records) == 1
     event, = gm("gm-work", "--until-empty", "--quarantine=a.db", "f", "--", "true").records
     assert event["event"] == "done"
+
+
+def failing_odd(gm, *options: str) -> None:
+    """A command that fails on odd numbers; each failure counts, and the second is the last."""
+    gm("gm-work", "--until-empty", "--tries=2", "-q", *options, "f", "--", "sh", "-c", "read n; exit $((n % 2))")
+
+
+def died(gm) -> dict[str, int]:
+    return {job["data"]: job["attempts"] for job in gm("gm-dead").records}
+
+
+def test_four_different_jobs_are_no_outage(gm, gearmand):
+    submit(gm, "f", "1", "3", "5", "7")
+    failing_odd(gm, "--delay=0")
+    assert died(gm) == dict.fromkeys("1357", 2)
+
+
+def test_an_outage_of_some_jobs_looks_like_bad_jobs(gm, gearmand):
+    payloads = [str(number) for number in range(1, 21)]
+    submit(gm, "f", *payloads)
+    failing_odd(gm, "--delay=1h")
+    with gm.database() as db:
+        db.execute("UPDATE job SET due = 0, first_failed = first_failed - 60")
+    failing_odd(gm)
+    assert died(gm) == dict.fromkeys(payloads[::2], 2)
+
+
+def test_after_two_hours_of_an_outage_failures_count_again(gm, gearmand):
+    submit(gm, "f", *map(str, range(9)))
+    worker = gm.start("gm-work", "--tries=1", "--delay=0", "f", "--", "false")
+    until(lambda: b'"hold"' in worker.out_path.read_bytes())
+    before = len(gm("gm-dead").records)
+    assert before < 9
+    with gm.database() as db:
+        db.execute("UPDATE brake SET since = since - 7201")
+    until(lambda: len(gm("gm-dead").records) == 9)
 
 
 def test_a_gearmand_without_a_store_takes_its_queue_along(gm, memory_gearmand):

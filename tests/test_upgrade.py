@@ -8,6 +8,8 @@ import sqlite3
 import pytest
 from conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 FIXTURES = ROOT / "tests/fixtures"
 FIRST_FAILED = "2026-11-25T22:51:0"   # of the fixtures' jobs, but for the last digit of the second
 

@@ -228,12 +228,12 @@ def test_a_large_buffer_is_not_copied_when_it_is_sent_in_parts():
 
 def test_admin_lines_end_in_cr_lf_or_lf(fake):
     status = b"a\tb\t3\t-1\t0\r\n" + b"f\t1\t0\t2\n.\n"
-    assert Admin(fake(answering(status)).server).status() == [(b"a\tb", 3, -1, 0), (b"f", 1, 0, 2)]
+    assert [queue[:4] for queue in Admin(fake(answering(status)).server).queues()] == [(b"a\tb", 3, -1, 0), (b"f", 1, 0, 2)]
 
 
 def test_an_admin_reply_over_a_megabyte(fake):
     rows = b"".join(b"function-%d\t1\t0\t0\n" % row for row in range(60000))
-    assert len(rows) > 1 << 20 and len(Admin(fake(answering(rows + b".\n")).server).status()) == 60000
+    assert len(rows) > 1 << 20 and len(Admin(fake(answering(rows + b".\n")).server).queues()) == 60000
 
 
 def test_refused_connection_says_how_to_cure_it():
@@ -253,7 +253,7 @@ def test_a_silent_server_is_given_up(fake, monkeypatch):
     monkeypatch.setenv("GM_TIMEOUT", "0.3")
     silent = fake(hear_out)
     with pytest.raises(ServerLost, match=r"no answer in 0\.3 s"):
-        Admin(silent.server).status()
+        Admin(silent.server).queues()
     submitter = Submitter([silent.server])
     with pytest.raises(ServerLost, match=r"no answer in 0\.3 s"):
         submitter.submit(b"f", b"u", b"x", "normal", None)
@@ -279,6 +279,19 @@ def test_a_slow_upload_is_no_silence(fake, monkeypatch):
     submitter.finish()
     assert accepted == [(7, b"H:1", server.server)] and server.seen == 1
     submitter.close()
+
+
+@pytest.mark.parametrize("size, patient", [(1000, False), (32 << 20, True)])
+def test_a_server_may_take_longer_to_answer_what_takes_longer_to_store(size, patient):
+    connection, theirs = pair()
+    connection.expect()
+    connection.put(18, b"f", b"u", bytes(size))
+    with theirs:
+        assert len(pump(connection, theirs)) > size and connection.patience(5.0) > 0
+        until(lambda: connection.patience(5.0) and connection._taken == connection._sent)
+        connection.since -= 6
+        connection._moved -= 6
+        assert (connection.patience(5.0) > 0) is patient
 
 
 @pytest.mark.parametrize("said", [frame(STATUS_RES, b"H", b"1", b"1", b"0", b"0"), frame(6),

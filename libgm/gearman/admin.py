@@ -87,10 +87,6 @@ class Admin(Manager, GearmanAdminClient):
                 return found
         return self._queues_by_line()
 
-    def status(self) -> list[tuple[bytes, int, int, int]]:
-        """(function, total, running, workers) of every function: total counts running and delayed jobs."""
-        return [queue[:4] for queue in self.queues()]
-
     def workers(self) -> list[tuple[int, str, bytes, list[bytes]]]:
         """(fd, ip, client id, functions) of every connection; client ids may hold spaces."""
         found, bad = [], []

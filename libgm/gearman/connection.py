@@ -30,6 +30,7 @@ SMALL = 1 << 16                  # bytes of a first read: the kernel is asked fo
 SEND = 1 << 20                   # bytes of a write
 NAMES = 1 << 16                  # bytes before a payload: handle, function, unique; gearmand takes functions of some kilobytes
 SLOWEST = 1000                   # bytes a second: a server that keeps us waiting at less counts as silent
+STORED = 10_000_000              # bytes a second: what a busy server stores
 LOOK = 0.1                       # seconds between two looks at what the peer has acknowledged
 CUT_UNIQUE = 63                  # bytes: what gearmand leaves of a longer unique in JOB_ASSIGN_UNIQ
 PARAMS = protocol.GEARMAN_PARAMS_FOR_COMMAND
@@ -188,14 +189,15 @@ class Connection(library.GearmanConnection):
     def patience(self, limit: float) -> float:
         """Seconds to wait for the answer that is due; from zero on the server counts as silent.
 
-        It is silent when limit seconds have passed without a byte either way, or with fewer than SLOWEST bytes a second
-        beyond them: a packet that comes byte by byte is no answer, a large payload on a slow line takes its time.
+        It is silent when limit seconds have passed without a byte either way, and a second more for each STORED bytes that
+        went before, which a server has to store. It is silent, too, when fewer than SLOWEST bytes a second went beyond the
+        limit: a packet that comes byte by byte is no answer.
         """
         now = time.monotonic()
         early = self.since + min(LOOK, limit) - now
         if early > 0:
             return early   # as nearly always: without a look at the socket
-        left = min(self.moved() + limit, self.since + limit + self._traffic / SLOWEST) - now
+        left = min(self.moved() + self._traffic / STORED, self.since + self._traffic / SLOWEST) + limit - now
         return min(left, LOOK) if self._taken < self._sent else left
 
     def moved(self) -> float:

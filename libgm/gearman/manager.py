@@ -50,12 +50,10 @@ class Recovery:
         self.retry_at = time.monotonic() + max(self.backoff.next(), COST * cost)
         return first
 
-    def answered(self) -> bool:
-        """Note an answer: only that ends the trouble, not a connection. Whether there was any."""
-        was, self.error = self.error, None
-        if was:
-            self.backoff.reset()
-        return was is not None
+    def answered(self) -> None:
+        """Note an answer after trouble: only that ends it, not a connection."""
+        self.error = None
+        self.backoff.reset()
 
 
 class Manager(GearmanConnectionManager):

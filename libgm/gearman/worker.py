@@ -51,7 +51,8 @@ class WorkerHandler(Handler, GearmanWorkerCommandHandler):
 
     def answered(self) -> None:
         self.connection.expect()
-        if self.recovery.answered():
+        if self.recovery.error:
+            self.recovery.answered()
             self.connection_manager.untold.append(f"{self.connection.server}: connected again")
 
     def grab_answered(self) -> None:
@@ -193,16 +194,8 @@ class Worker(Manager, GearmanWorker):
         """A job that has arrived already."""
         return self.jobs.popleft() if self.jobs else None
 
-    def soon(self, seconds: float) -> Assigned | None:
-        """The next job, where a server has one at once; waits at most so long for what they say."""
-        until = time.monotonic() + seconds
-        self._grab()
-        while not self.jobs and self.asking() and time.monotonic() < until:
-            self.step(list(self.connection_to_handler_map), until - time.monotonic())
-        return self.ready()
-
-    def ask(self) -> None:
-        """Ask for a job now; soon() or next() has it when it comes."""
+    def grab(self) -> None:
+        """Ask for jobs now, up to the window; they arrive with a later step."""
         self._grab()
         self.send()
 
@@ -304,10 +297,6 @@ class Worker(Manager, GearmanWorker):
         self.release(until)
         self._tell()
         self.shutdown()
-
-    def problems(self) -> list:
-        """Nothing: losses and returns of servers are warned of when they happen."""
-        return []
 
 
 def passed(until) -> bool:

@@ -111,6 +111,7 @@ class Survey(Resource):
         self.judged: list[tuple] = []
         self.shown: list[tuple] = []
         self.unit, self.fine = "", ""
+        self.opened: Store | None = None
         self.known: set[bytes] | None = None
         self.down = False
 
@@ -128,7 +129,14 @@ class Survey(Resource):
         return asked and not (self.exclude and names.matches(function, self.exclude))
 
     def store(self) -> Store:
-        return Store(self.path, readonly=True, busy=self.limit)
+        """The quarantine file, opened once. Raises Unavailable."""
+        if self.opened is None:
+            self.opened = Store(self.path, readonly=True, busy=self.limit)
+        return self.opened
+
+    def close(self) -> None:
+        if self.opened is not None:
+            self.opened.close()
 
     def queues(self) -> tuple[list[dict], list[tuple]]:
         """The wanted functions' rows, summed over the servers; (function, waiting, server) of jobs without a worker.

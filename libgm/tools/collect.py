@@ -111,8 +111,6 @@ class Collector:
                 worker.connect()
             while not self.control.stopping:
                 batch = self.batch(worker)
-                for news in worker.problems():
-                    warn(str(news))
                 if batch and not self.keep(batch):
                     break
                 if not batch and self.until_empty and worker.idle:

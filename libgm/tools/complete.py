@@ -98,7 +98,7 @@ def from_servers(args: dict, prefix: str):
     from libgm.shell import places
     for server in address.parse_servers(places.servers(args)):
         try:
-            for function, *_ in Admin(server).status():
-                yield as_text(function), ""
+            for queue in Admin(server).queues():
+                yield as_text(queue.function), ""
         except Error:
             pass

@@ -174,7 +174,8 @@ def own_unique(record: dict) -> str:
     return shown(record, "unique") if {"unique", "unique_b64"} & set(record) else ""
 
 
-LISTED = [("function", lambda record: shown(record, "function")), ("unique", own_unique), ("priority", lambda record: record["priority"]), ("due", lambda record: record.get("due", "")),
+LISTED = [("function", lambda record: shown(record, "function")), ("unique", own_unique),
+          ("priority", lambda record: record["priority"]), ("due", lambda record: record.get("due", "")),
           ("payload", lambda record: shown(record, "data")[:CELL])]
 CHECKED = [("what", lambda record: record["what"]), ("count", lambda record: record["count"]),
            ("", lambda record: "WRONG" if record["wrong"] else ""), ("detail", lambda record: record["detail"])]

@@ -54,6 +54,8 @@ class Submission:
             return error.status
         finally:
             self.progress.close()
+            if self.submitter is not None:
+                self.submitter.close()
         return self.status
 
     def summary(self) -> str:
@@ -75,7 +77,8 @@ class Submission:
                                               window=WAITED if self.wait else WINDOW, on_accept=self.on_accept,
                                               on_refuse=self.on_refuse, on_result=self.on_result)
         unique, data = made.on_wire(self.wait)
-        self.submitter.submit(made.function, unique, data, made.priority, (where, number, made), made.due, made.unique)
+        due = None if made.wire_unique is None else made.due   # gearmand's own delay wakes nobody: gm-at is for new jobs
+        self.submitter.submit(made.function, unique, data, made.priority, (where, number, made), due, made.unique)
 
     def settle(self, last: bool = False) -> None:
         """Before a wait, and as the last thing: everything sent is acknowledged, everything acknowledged is printed.

@@ -251,7 +251,7 @@ class Loop:
             self.pace.add(time.monotonic() - before, len(ended))
             if not self.hand.ready:
                 self.worker.window = self.wanted()
-                self.worker.ask()   # the server takes as long to answer as the worker to clear up
+                self.worker.grab()   # the server takes as long to answer as the worker to clear up
             for attempt, outcome in ended:
                 self.hand.suspects.ended(attempt)
                 if self.judge(outcome) == "done":

@@ -6,8 +6,9 @@ import collections
 import time
 from dataclasses import dataclass, field
 
-from machine import CALM, Machine, Strike, numbers
+from machine import Machine, numbers
 from scenarios import RUNS, Scenario
+from strikes import CALM, Strike
 
 QUIET = 10.0   # seconds without any change after which a job that is not accounted for is taken to rest where it is
 LIMIT = 90.0   # seconds for a point
@@ -41,7 +42,7 @@ class Account:
 
     def ended(self, step) -> None:
         """Hold a step that has ended, however, to what it has printed."""
-        machine, printed = self.machine, self.machine.printed(step)
+        machine, printed = self.machine, set(self.machine.printed(step))
         rows = numbers(data for data, in machine.look_up(machine.quarantine, "SELECT data FROM job"))
         if self.scenario.prints in ("accepted", "buried"):
             self.accepted |= printed
@@ -82,13 +83,13 @@ class Account:
                 self.ended(step)
             places, now = self.places(), time.monotonic()
             over = all(process.over for process in machine.processes if not process.service)
-            if places is not None and not machine.off:
+            if places is not None and not machine.control.off:
                 picture = {state: sorted(found) for state, found in places.items()}, over, machine.log.stat().st_size
                 if picture != before:
                     before, changed = picture, now
                 if over and (self.settled(places) or now > looked + 1.0):
-                    looked, queued = now, machine.queued()
-                    if not queued and queued is not None and self.settled(places) and not machine.off:
+                    looked, queued = now, machine.queue.queued()
+                    if not queued and queued is not None and self.settled(places) and not machine.control.off:
                         return
             if now > changed + QUIET or now > began + LIMIT or machine.boots > BOOTS:
                 if not over:
@@ -106,14 +107,20 @@ class Account:
         for state in self.scenario.rests:
             final |= places[state]
         self.lost |= self.accepted - final - moving - places["dead"]
-        point.lost = sorted(self.lost)
+        copies = 1
+        if self.scenario.prints == "again":   # each copy must have a row of its own
+            copies += len(machine.printed(machine.processes[-1]))
+            point.lost = [1] * (copies - len(machine.look_up(machine.quarantine, "SELECT id FROM job")))
+        else:
+            point.lost = sorted(self.lost)
         for name, found in (("delayed", places["delayed"]), ("claimed", places["claimed"]), ("waiting", waiting)):
             if name not in self.scenario.rests and found & self.accepted:
                 machine.wrong.append(f"still {name}: {sorted(found & self.accepted)}")
         if "dead" not in self.scenario.rests and places["dead"] & self.accepted - final:
             machine.wrong.append(f"still dead: {sorted(places['dead'] & self.accepted - final)}")
         begun = collections.Counter(int(number) for what, number in machine.logged() if what == "begun")
-        surplus = {number: times - RUNS[self.jobs[number]] for number, times in begun.items() if times > RUNS[self.jobs[number]]}
+        surplus = {number: times - copies * RUNS[self.jobs[number]] for number, times in begun.items()
+                   if times > copies * RUNS[self.jobs[number]]}
         point.surplus = sum(surplus.values())
         if surplus and ((point.kind == CALM and machine.boots == 1) or any(self.jobs[number] == "plug" for number in surplus)):
             machine.wrong.append(f"surplus runs for no reason: {surplus}")

@@ -2,75 +2,26 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import mmap
 import os
 import random
 import re
 import shutil
-import socket
 import sqlite3
-import struct
 import subprocess
 import sys
 import time
 import uuid
 from pathlib import Path
-from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent))
 from conftest import SBIN, environment, strays  # noqa: E402
+from gearmand import Queue  # noqa: E402
+from strikes import Control  # noqa: E402
 
-CONTROL = struct.Struct("=4iqqq2i160s")   # struct control of preload.c
-COUNT = 24                                # offset of its counts
-OURS, SERVER = 0, 1
-NEVER = 1 << 62                           # a call that is not reached
-KILL, KILL_HALF, KILL_GROUP, FAIL, SHORT, POWER = range(1, 7)
 NUMBER = re.compile(rb'(?:^|\n|"data":")(\d+) [a-z]+')
-STATUSES = (0, 1, 111, -9)                # of a tool that is broken on purpose
-
-
-class Strike(NamedTuple):
-    """The n-th call (at, from 1) of a side's processes is broken, and the next ones until there were `times`.
-
-    part: after a power cut each file is, at random, as it was last synced or as it was last written.
-    """
-
-    kind: int = KILL
-    side: int = OURS
-    error: int = 0
-    times: int = 1
-    at: int = NEVER
-    part: bool = False
-
-
-CALM = "nothing broken"
-KINDS = {
-    "killed": Strike(KILL, OURS),
-    "killed within": Strike(KILL_HALF, OURS),
-    "group killed": Strike(KILL_GROUP, OURS),
-    "ENOSPC": Strike(FAIL, OURS, errno.ENOSPC),
-    "EIO": Strike(FAIL, OURS, errno.EIO),
-    "short": Strike(SHORT, OURS),
-    "power cut": Strike(POWER, OURS),
-    "power cut, part": Strike(POWER, OURS, part=True),
-    "gearmand killed": Strike(KILL, SERVER),
-    "power cut, gearmand": Strike(POWER, SERVER),
-}
-
-
-def compile_library(folder: Path) -> Path:
-    """Build preload.c in folder; the path of the library. Raises CalledProcessError."""
-    library = folder / "preload.so"
-    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-w", "-o", library, HERE / "preload.c"], check=True)
-    return library
-
-
-def packet(kind: int, *arguments: bytes) -> bytes:
-    body = b"\0".join(arguments)
-    return b"\0REQ" + struct.pack(">II", kind, len(body)) + body
+STATUSES = (0, 1, 111, -9)   # of a tool that is broken on purpose
 
 
 class Process:
@@ -86,17 +37,14 @@ class Machine:
     """home: an empty folder; port: of gearmand; targets: the tools whose calls count, in one string."""
 
     def __init__(self, home: Path, library: Path, port: int, targets: str):
-        self.home, self.port = home, port
+        self.home, self.queue = home, Queue(port)
         self.state, self.shadow, self.out, self.log = home / "state", home / "shadow", home / "out", home / "log"
         for folder in (self.state, self.shadow / "inodes", self.shadow / "names", self.out):
             folder.mkdir(parents=True)
         self.log.touch()
         self.quarantine, self.store = self.state / "quarantine.db", self.state / "gearmand.db"
         self.renew_boot_id()
-        (home / "control").write_bytes(bytes(CONTROL.size))
-        with open(home / "control", "r+b") as file:
-            self.control = mmap.mmap(file.fileno(), CONTROL.size)
-        self.disarm()
+        self.control = Control(home / "control")
         self.env = {**environment(home), "GM_SERVERS": f"127.0.0.1:{port}", "GM_QUARANTINE": str(self.quarantine),
                     "GM_TIMEOUT": "2", "LD_PRELOAD": str(library), "CRASH_CONTROL": str(home / "control"),
                     "CRASH_HOME": str(self.state), "CRASH_SHADOW": str(self.shadow), "CRASH_TARGETS": targets,
@@ -106,38 +54,12 @@ class Machine:
         self.boots, self.cut_at = 1, ""
         self.wrong: list[str] = []
 
-    # ---- what is broken
-
-    def arm(self, strike: Strike) -> None:
-        """Count calls from now on, and break those of strike."""
-        self.strike, self.rng = strike, random.Random(strike.at)
-        CONTROL.pack_into(self.control, 0, strike.side, strike.kind, strike.error, strike.times, strike.at, 0, 0, 0, 0, b"")
-
-    def disarm(self) -> None:
-        self.arm(Strike())
-
-    @property
-    def counts(self) -> tuple[int, int]:
-        """The calls of our tools and of gearmand since arm()."""
-        return struct.unpack_from("=qq", self.control, COUNT)
-
-    @property
-    def off(self) -> bool:
-        return bool(CONTROL.unpack_from(self.control)[7])
-
-    @property
-    def struck(self) -> int:
-        return CONTROL.unpack_from(self.control)[8]
-
-    @property
-    def where(self) -> str:
-        """The first broken call, as text."""
-        return CONTROL.unpack_from(self.control)[9].rstrip(b"\0").decode("utf-8", "replace")
-
     def restore(self) -> None:
         """After a power cut: end what is left of the processes, and bring the files back as they were last synced."""
         self.kill_all()
-        self.cut_at = self.where or "the plug"
+        strike = self.control.strike
+        chance = random.Random(strike.at)
+        self.cut_at = self.control.where or "the plug"
         synced_files = {self.state / name.name.replace("%", "/"): self.shadow / "inodes" / os.readlink(name)
                         for name in (self.shadow / "names").iterdir()}
         there = [path for path in self.state.rglob("*") if path.is_file()]
@@ -145,7 +67,7 @@ class Machine:
             if path.name.endswith("-shm"):
                 path.unlink(missing_ok=True)   # SQLite makes it anew
                 continue
-            if self.strike.part and self.rng.random() < 0.5:
+            if strike.part and chance.random() < 0.5:
                 continue
             synced = synced_files.get(path)
             if synced is None:
@@ -160,7 +82,7 @@ class Machine:
         (self.home / "plug").unlink(missing_ok=True)
         self.renew_boot_id()
         self.boots += 1
-        self.disarm()
+        self.control.disarm()
 
     def renew_boot_id(self) -> None:
         (self.home / "boot_id").write_text(f"{uuid.uuid4()}\n", encoding="ascii")
@@ -188,9 +110,9 @@ class Machine:
         """Start gearmand, and wait until it answers."""
         self.start(self.server)
         until = time.monotonic() + 30
-        while not self.answers():
+        while not self.queue.answers():
             if self.server.popen.poll() is not None:
-                if self.off:
+                if self.control.off:
                     return
                 self.start(self.server)
             if time.monotonic() > until:
@@ -207,7 +129,7 @@ class Machine:
 
     def look(self) -> list[Process]:
         """Start what has to be started; the steps that have ended since."""
-        if self.off:
+        if self.control.off:
             self.restore()
             ended = [step for step in self.processes if not step.service and step.popen and not step.over]
             for process in self.processes:
@@ -239,13 +161,13 @@ class Machine:
                 process.over = True
 
     def stop(self) -> None:
-        """Stop the services in order; each must exit 0."""
+        """Stop the services in order."""
         alive = [process for process in self.processes if process.popen and process.popen.poll() is None]
         for process in alive:
             process.popen.terminate()
         for process in alive:
             try:
-                if process.popen.wait(20) not in (0, -15):   # -15: it was starting
+                if process.popen.wait(20) not in (0, 1, -15):   # 1: its output had failed; -15: it was starting
                     self.wrong.append(f"{process.name}: status {process.popen.returncode} after SIGTERM")
             except subprocess.TimeoutExpired:
                 self.wrong.append(f"{process.name}: does not end after SIGTERM")
@@ -267,43 +189,6 @@ class Machine:
             popen.wait(10)
 
     # ---- jobs
-
-    def answers(self) -> bool:
-        try:
-            return self.admin(b"version\n").startswith(b"OK")
-        except OSError:
-            return False
-
-    def admin(self, command: bytes) -> bytes:
-        """The answer to a line of the admin protocol. Raises OSError."""
-        with socket.create_connection(("127.0.0.1", self.port), 2) as connection:
-            connection.sendall(command)
-            answer = b""
-            while not (answer.startswith((b"OK", b"ERR")) and answer.endswith(b"\n")) and not answer.endswith(b".\n"):
-                chunk = connection.recv(65536)
-                if not chunk:
-                    raise ConnectionError("closed")
-                answer += chunk
-            return answer
-
-    def submit(self, function: str, jobs: dict[int, str]) -> None:
-        """Submit background jobs, each acknowledged when this returns."""
-        with socket.create_connection(("127.0.0.1", self.port), 10) as connection, connection.makefile("rb") as answers:
-            for number, kind in jobs.items():
-                connection.sendall(packet(18, function.encode(), b"job-%d" % number, f"{number} {kind}".encode()))
-            for _ in jobs:
-                kind, size = struct.unpack(">II", answers.read(12)[4:])
-                if kind != 8:
-                    raise RuntimeError(f"not accepted: packet {kind}: {answers.read(size)!r}")
-                answers.read(size)
-
-    def queued(self) -> int | None:
-        """Jobs that gearmand has; None where it does not tell."""
-        try:
-            lines = self.admin(b"status\n").splitlines()
-        except OSError:
-            return None
-        return sum(int(line.split(b"\t")[-3]) for line in lines if b"\t" in line)
 
     def rows(self, path: Path, sql: str) -> list | None:
         """What a file has; None where it does not tell now. The connection never writes: a checkpoint would be a sync
@@ -337,13 +222,13 @@ class Machine:
         """(begun | done | dropped, number) of the jobs' log."""
         return [line.split() for line in self.log.read_text(encoding="ascii").splitlines()]
 
-    def printed(self, process: Process) -> set[int]:
-        """The jobs of which a tool has printed a whole record."""
-        found = set()
+    def printed(self, process: Process) -> list[int]:
+        """The jobs of the records that a tool has printed whole, one for each record."""
+        found = []
         out = self.out / f"{process.name}.out"
         for line in out.read_bytes().splitlines() if out.exists() else ():
             try:
-                found.add(int(json.loads(line)["unique"].partition("-")[2]))
+                found.append(int(json.loads(line)["unique"].partition("-")[2]))
             except (ValueError, KeyError, TypeError):
                 pass   # cut off
         return found

@@ -1,6 +1,6 @@
 /*
  * The faults of the crash-point sweep. Preloaded into a process, this library counts the calls that change a file, send to a
- * server or print, and breaks the n-th of them. machine.py compiles it and writes its orders into struct control.
+ * server or print, and breaks the n-th of them. strikes.py compiles it and gives its orders, struct control.
  *
  * A power cut ends every process at its next such call, and machine.py then gives the files back as they were last synced.
  * So fsync() and fdatasync() do not reach the disk here: they copy the file into a shadow directory.
@@ -34,11 +34,11 @@
 
 #define BOOT_ID "/proc/sys/kernel/random/boot_id"
 
-enum kind { KILL = 1, KILL_HALF, KILL_GROUP, FAIL, SHORT, POWER };   /* in the order of machine.KINDS */
+enum kind { KILL = 1, KILL_HALF, KILL_GROUP, FAIL, SHORT, POWER };   /* as in strikes.py */
 enum side { NONE = -1, OURS, SERVER };
 enum call { WRITE, SYNC, CHANGE };   /* CHANGE: truncate, unlink, rename */
 
-struct control {                     /* as machine.CONTROL */
+struct control {                     /* as strikes.CONTROL */
     int side, kind, error, times;
     long at;                         /* the first call to break, from 1; 0: none */
     atomic_long count[2];

@@ -12,7 +12,7 @@ To add one, append a Scenario to SCENARIOS:
 - `processes` run while calls are broken. A service is started again whenever it ends, a step until it exits 0; a step
   with once=True is not run again. {} in their words stands for the machine's state directory.
 - `prints` says what a record that a step prints promises, and the account holds it to that: accepted (the job counts from
-  now on), buried (it is in the quarantine), removed (it is there no more).
+  now on), buried (it is in the quarantine), removed (it is there no more), again (one more copy of job 1).
 - `rests` are the states in which a job may stay: a scenario without workers leaves jobs dead, or waiting.
 
 The account then finds every accepted job done, dropped, or in one of `rests`; anything else is lost or stuck.
@@ -36,7 +36,7 @@ PIPE = {"PYTHONPATH": str(HERE)}
 
 
 def submit(machine: Machine, jobs: dict[int, str]) -> None:
-    machine.submit("f", jobs)
+    machine.queue.submit("f", jobs)
 
 
 def record(number: int, kind: str) -> dict:
@@ -83,7 +83,7 @@ def piped(*options: str) -> Process:
 
 
 def step(*argv: str, once: bool = False, stdin: str = "") -> Process:
-    return Process(argv[0], list(argv), service=False, once=once, stdin=stdin)
+    return Process(argv[0].rpartition("/")[2], list(argv), service=False, once=once, stdin=stdin)
 
 
 @dataclass
@@ -126,6 +126,7 @@ SCENARIOS = [
     Scenario("submit", "gm-submit", [work("--delay=0"), step("gm-submit", once=True, stdin=lines(GOOD))], {"good": 8}, nothing,
              "accepted", ()),
     Scenario("server", "gm-server", [work("--delay=0")], prepare=damaged_store),
+    Scenario("twins", "gm-work", [work("--delay=0"), step(str(HERE / "again"), "reject")], {"reject": 1}, prints="again"),
     Scenario("killer", "gm-work", [work("--delay=0")], {"plug": 1, "good": 3}),
     Scenario("killer, pipe", "gm-work gm-python", [piped("--delay=0")], {"plug": 1, "good": 3}),
 ]
