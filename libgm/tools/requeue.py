@@ -153,7 +153,7 @@ class Requeue(Action):
         try:
             while claimed:
                 found = claimed[-1]
-                submitter.submit(found.to, found.wire, found.payload, found.level, found)
+                submitter.submit(found.to, found.wire, found.payload, found.level, found, name=raw(found.unique_))
                 claimed.pop()
             if self.rate and not self.wait:
                 self.settle()
