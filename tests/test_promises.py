@@ -38,7 +38,7 @@ PROMISES = {
         "test_promises.py::test_a_delayed_retry_waits_on_the_machine_where_the_job_failed",),
     "Fewer than 5 different jobs": ("test_promises.py::test_four_different_jobs_are_no_outage",),
     "An outage of only some jobs": ("test_promises.py::test_an_outage_of_some_jobs_looks_like_bad_jobs",),
-    "An outage of over two hours": ("test_promises.py::test_after_two_hours_of_an_outage_failures_count_again",),
+    "An outage of over two hours": ("test_brake.py::test_after_two_hours_failures_count_again",),
     "In each case list the causes": ADVICE,
     "gearmand keeps its queue in memory": ("test_promises.py::test_a_gearmand_without_a_store_takes_its_queue_along",
                                            "test_gm_server.py::test_jobs_survive_kill_9"),
@@ -158,17 +158,6 @@ def test_an_outage_of_some_jobs_looks_like_bad_jobs(gm, gearmand):
         db.execute("UPDATE job SET due = 0, first_failed = first_failed - 60")
     failing_odd(gm)
     assert died(gm) == dict.fromkeys(payloads[::2], 2)
-
-
-def test_after_two_hours_of_an_outage_failures_count_again(gm, gearmand):
-    submit(gm, "f", *map(str, range(9)))
-    worker = gm.start("gm-work", "--tries=1", "--delay=0", "f", "--", "false")
-    until(lambda: b'"hold"' in worker.out_path.read_bytes())
-    before = len(gm("gm-dead").records)
-    assert before < 9
-    with gm.database() as db:
-        db.execute("UPDATE brake SET since = since - 7201")
-    until(lambda: len(gm("gm-dead").records) == 9)
 
 
 def test_a_gearmand_without_a_store_takes_its_queue_along(gm, memory_gearmand):

@@ -144,8 +144,8 @@ def test_a_long_job_in_command_mode_keeps_next_to_none_waiting(gm, memory_gearma
 @pytest.mark.parametrize("mode", ["pipe", "command"])
 def test_what_was_not_begun_goes_back_uncounted_at_the_end(gm, gearmand, quick, tmp_path, mode):
     submit(gm, *(["x"] * 400), "slow", *(["x"] * 400))
-    command = quick if mode == "pipe" else (
-        "f", "--", "sh", "-c", "read n; test $n != slow || { touch begun.1; exec sleep 1000; }")
+    script = "read n; test $n != slow || { touch begun.1; exec sleep 1000; }"
+    command = quick if mode == "pipe" else ("f", "--", "sh", "-c", script)
     worker = gm.start("gm-work", "--grace=1", *command)
     until(lambda: list(tmp_path.glob("begun.*")), 60)
     worker.terminate()
@@ -280,8 +280,8 @@ def test_the_key_of_a_settled_start_is_not_taken(gm, gearmand, settled):
 @pytest.mark.parametrize("mode", ["pipe", "command"])
 def test_a_file_that_is_replaced_ends_gm_work_and_its_jobs_stay(gm, gearmand, quick, tmp_path, mode):
     submit(gm, "x")
-    command = quick if mode == "pipe" else ("f", "--", "sh", "-c", (
-        "read n; while test $n = slow && ! [ -e go ]; do sleep 0.05; done; touch begun.1; test $n != slow"))
+    script = "read n; while test $n = slow && ! [ -e go ]; do sleep 0.05; done; touch begun.1; test $n != slow"
+    command = quick if mode == "pipe" else ("f", "--", "sh", "-c", script)
     worker = gm.start("gm-work", "--tries=1", *command)
     until(lambda: len(events(worker)) == 1)
     os.rename(gm.env["GM_QUARANTINE"], tmp_path / "elsewhere.db")

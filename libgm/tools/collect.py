@@ -163,13 +163,18 @@ class Collector:
                 lost[assigned.server] = error
         for loss in lost.values():
             warn(f"{loss}: what it handed out is collected, and will be seen again")
-        batch[0].worker.drain(5.0)   # the answers do not wait for whoever reads our records
+        batch[0].worker.drain(None, self.stop_at)   # the answers do not wait for whoever reads our records
         self.collected += len(batch)
         if not self.output.quiet:
             for ident, row in zip(idents, rows):
                 self.output.emit(jobs.record(jobs.fetch(self.store, ident) or [row.get(name) for name in jobs.COLUMNS]))
             self.output.flush()
         return True
+
+    def stop_at(self) -> float | None:
+        """When sending answers must end: at a signal to stop; time.monotonic(), or None."""
+        self.control.happened()
+        return self.control.deadline()
 
     def write(self, batch: list, rows: list[dict]) -> list[int]:
         """Make a batch durable; the ids of its rows. Raises Unavailable, OSError."""

@@ -124,7 +124,7 @@ class Drain:
             except ServerLost as error:
                 warn(f"{attempt.handle}: {error}: it is drained, and will be seen again")
                 self.lost = True
-        worker.drain(5.0)
+        worker.drain(None, self.stop_at)
         self.answered = [attempt.run for attempt in kept]
         self.left -= len(batch)
         self.drained += len(kept)
@@ -134,6 +134,11 @@ class Drain:
             self.output.emit(jobs.record([values.get(name) for name in jobs.COLUMNS]))
         self.output.flush()
         return True
+
+    def stop_at(self) -> float | None:
+        """When sending answers must end: at a signal to stop; time.monotonic(), or None."""
+        self.control.happened()
+        return self.control.deadline()
 
     def write(self, batch: list[Attempt]) -> list[dict]:
         """Make a batch durable; its rows. Its starts are settled from the first: a job that comes again is another one then.

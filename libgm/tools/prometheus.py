@@ -10,10 +10,9 @@ from libgm.tools.status import Snapshot
 from libgm.units import epoch
 
 
-def escape(value: str | bytes) -> str:
-    """A label's value. Bytes that are not UTF-8 become \\xff, so that names stay different."""
-    found = names.text(value) if isinstance(value, bytes) else value
-    return found.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+def escape(value: str) -> str:
+    """A label's value as the format has it."""
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 def family(name: str, about: str, samples: list[tuple[dict, float]]) -> str:
@@ -55,10 +54,13 @@ def text(snapshot: Snapshot, file_up: bool | None) -> bytes:
 
 
 def labelled(pairs) -> list[tuple[dict, dict]]:
-    """(labels, row) of each (server or None, row). Names that read alike, as the byte \xff and its escape, are one."""
+    """(labels, row) of each (server or None, row), one for each function even if its server lists it twice.
+
+    Bytes that are not UTF-8 become \\xff in a label, and backslashes are doubled, so that different names stay different.
+    """
     found: dict[tuple, dict] = {}
     for server, row in pairs:
-        key = server and str(server), names.text(row["function"])
+        key = server and str(server), names.text(row["function"].replace(b"\\", b"\\\\"))
         found[key] = merged(found[key], row) if key in found else row
     return [({**({"server": server} if server else {}), "function": function}, row) for (server, function), row in found.items()]
 

@@ -111,7 +111,7 @@ class WorkerProcess:
         return store
 
     def spool(self, handle: bytes, function: bytes, unique: bytes, length: int) -> payloads.Spool:
-        """The file of a payload that is too large for memory (rule 10)."""
+        """The file of a payload that is too large for memory (gm-delivery(7), rule 10)."""
         return payloads.Spool(self.store, function, unique, length)
 
     def command(self):

@@ -46,7 +46,7 @@ class Account:
         rows = numbers(data for data, in machine.look_up(machine.quarantine, "SELECT data FROM job"))
         if self.scenario.prints in ("accepted", "buried"):
             self.accepted |= printed
-        if self.scenario.prints == "buried":
+        if self.scenario.prints in ("buried", "drained"):
             self.lost |= printed - rows
         if self.scenario.prints == "removed" and printed & rows:
             machine.wrong.append(f"{step.name}: printed as removed, and still there: {sorted(printed & rows)}")
@@ -118,9 +118,12 @@ class Account:
                 machine.wrong.append(f"still {name}: {sorted(found & self.accepted)}")
         if "dead" not in self.scenario.rests and places["dead"] & self.accepted - final:
             machine.wrong.append(f"still dead: {sorted(places['dead'] & self.accepted - final)}")
+        calm = point.kind == CALM and machine.boots == 1
+        if calm and places["done"] & places["dead"]:
+            machine.wrong.append(f"done, and dead as well: {sorted(places['done'] & places['dead'])}")
         begun = collections.Counter(int(number) for what, number in machine.logged() if what == "begun")
         surplus = {number: times - copies * RUNS[self.jobs[number]] for number, times in begun.items()
                    if times > copies * RUNS[self.jobs[number]]}
         point.surplus = sum(surplus.values())
-        if surplus and ((point.kind == CALM and machine.boots == 1) or any(self.jobs[number] == "plug" for number in surplus)):
+        if surplus and (calm or any(self.jobs[number] == "plug" for number in surplus)):
             machine.wrong.append(f"surplus runs for no reason: {surplus}")

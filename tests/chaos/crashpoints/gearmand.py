@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import struct
 
+NORMAL, HIGH = 18, 32   # packets that submit a background job
+
 
 def packet(kind: int, *arguments: bytes) -> bytes:
     body = b"\0".join(arguments)
@@ -35,21 +37,33 @@ class Queue:
                 answer += chunk
             return answer
 
-    def submit(self, function: str, jobs: dict[int, str]) -> None:
+    def submit(self, function: str, jobs: dict[int, str], kind: int = NORMAL) -> None:
         """Submit background jobs, each acknowledged when this returns."""
         with socket.create_connection(self.address, 10) as connection, connection.makefile("rb") as answers:
-            for number, kind in jobs.items():
-                connection.sendall(packet(18, function.encode(), b"job-%d" % number, f"{number} {kind}".encode()))
+            for number, what in jobs.items():
+                connection.sendall(packet(kind, function.encode(), b"job-%d" % number, f"{number} {what}".encode()))
             for _ in jobs:
-                kind, size = struct.unpack(">II", answers.read(12)[4:])
-                if kind != 8:
-                    raise RuntimeError(f"not accepted: packet {kind}: {answers.read(size)!r}")
+                answer, size = struct.unpack(">II", answers.read(12)[4:])
+                if answer != 8:
+                    raise RuntimeError(f"not accepted: packet {answer}: {answers.read(size)!r}")
                 answers.read(size)
 
     def queued(self) -> int | None:
         """Jobs that gearmand has; None where it does not tell."""
+        return self._sum(-3)
+
+    def running(self) -> int | None:
+        """Jobs that workers have in hand; None where gearmand does not tell."""
+        return self._sum(-2)
+
+    def _sum(self, column: int) -> int | None:
         try:
             lines = self.admin(b"status\n").splitlines()
         except OSError:
             return None
-        return sum(int(line.split(b"\t")[-3]) for line in lines if b"\t" in line)
+        return sum(int(line.split(b"\t")[column]) for line in lines if b"\t" in line)
+
+    def workers(self) -> list[int]:
+        """The pids of the gm-work processes that are connected. Raises OSError."""
+        return [int(words[2].rpartition(b":")[2]) for words in map(bytes.split, self.admin(b"workers\n").splitlines())
+                if len(words) > 2 and words[2].startswith(b"gm-work:")]

@@ -1,6 +1,7 @@
 """The same jobs as `job`, for gm-work --pipe on behalf of gm-python."""
 
 import os
+import time
 
 from libgm.python import Drop, Quarantine
 
@@ -16,6 +17,8 @@ def handle(work):
         raise ValueError(kind)
     if kind == "reject":
         raise Quarantine(kind)
+    if kind == "slow":
+        time.sleep(0.2)
     if kind == "drop":
         note("dropped")
         raise Drop(kind)

@@ -12,7 +12,8 @@ To add one, append a Scenario to SCENARIOS:
 - `processes` run while calls are broken. A service is started again whenever it ends, a step until it exits 0; a step
   with once=True is not run again. {} in their words stands for the machine's state directory.
 - `prints` says what a record that a step prints promises, and the account holds it to that: accepted (the job counts from
-  now on), buried (it is in the quarantine), removed (it is there no more), again (one more copy of job 1).
+  now on), buried (it is in the quarantine, and counts from now on), drained (it is in the quarantine), removed (it is there no
+  more), again (one more copy of job 1).
 - `rests` are the states in which a job may stay: a scenario without workers leaves jobs dead, or waiting.
 
 The account then finds every accepted job done, dropped, or in one of `rests`; anything else is lost or stuck.
@@ -29,8 +30,9 @@ from machine import HERE, Machine, Process
 
 JOB = str(HERE / "job")
 MIXED = {"good": 3, "flaky": 2, "bad": 1, "reject": 1, "drop": 1}
+PAUSED = {"slow": 6, "flaky": 2, "bad": 1}
 TRIES = 2
-RUNS = {"good": 1, "flaky": 2, "bad": TRIES, "reject": 1, "drop": 1, "plug": TRIES + 1}   # where nothing is broken; at most
+RUNS = {"good": 1, "flaky": 2, "bad": TRIES, "reject": 1, "requeued": 2, "drop": 1, "slow": 1, "hang": 2, "plug": TRIES + 1}   # where nothing is broken; at most
 OPTIONS = [f"--tries={TRIES}", "--exit=4=drop", "--brake=0", "--grace=1", "-j2"]
 PIPE = {"PYTHONPATH": str(HERE)}
 
@@ -49,6 +51,11 @@ def lines(jobs: dict[int, str]) -> str:
 
 def bury(machine: Machine, jobs: dict[int, str]) -> None:
     machine.run("gm-bury", "-q", stdin=lines(jobs))
+
+
+def drained(machine: Machine, jobs: dict[int, str]) -> None:
+    submit(machine, jobs)
+    machine.run("gm-drain", "-q", "f")
 
 
 def nothing(machine: Machine, jobs: dict[int, str]) -> None:
@@ -127,6 +134,17 @@ SCENARIOS = [
              "accepted", ()),
     Scenario("server", "gm-server", [work("--delay=0")], prepare=damaged_store),
     Scenario("twins", "gm-work", [work("--delay=0"), step(str(HERE / "again"), "reject")], {"reject": 1}, prints="again"),
+    Scenario("twins, requeued", "gm-work", [work("--delay=0", "-j1"), step(str(HERE / "again_settled"), "requeued")], {"requeued": 1},
+             prints="again"),
+    Scenario("drain", "gm-drain", [step("gm-drain", "f")], {"good": 8}, prints="drained"),
+    Scenario("drain, work", "gm-drain gm-work", [work("--delay=0"), step("gm-drain", "f")]),
+    Scenario("put back", "gm-requeue", [work("--delay=0"), step("gm-requeue", *IDS)], {"good": 8}, drained, "removed", ()),
+    Scenario("at", "gm-at gm-work", [work("--delay=0"), step("gm-at", "0.3", once=True, stdin=lines(GOOD))], {"good": 8}, nothing,
+             "accepted", ()),
+    Scenario("pause", "gm-work gm-pause gm-resume", [work("--delay=0.1"), step(str(HERE / "pause"))], PAUSED),
+    Scenario("pause, pipe", "gm-work gm-python gm-pause gm-resume", [piped("--delay=0.1"), step(str(HERE / "pause"))], PAUSED),
+    Scenario("reap", "gm-reap gm-work", [work("--delay=0"), step(str(HERE / "reap"), "--kill", "1", "2")], {"hang": 2}),
+    Scenario("reap, release", "gm-reap gm-work", [work("--delay=0"), step(str(HERE / "reap"), "--release", "1", "2")], {"hang": 2}),
     Scenario("killer", "gm-work", [work("--delay=0")], {"plug": 1, "good": 3}),
     Scenario("killer, pipe", "gm-work gm-python", [piped("--delay=0")], {"plug": 1, "good": 3}),
 ]
