@@ -1,8 +1,9 @@
 """The rules of delivery against a model: whatever is submitted, run, failed, killed at any step, released, requeued,
 collected, dropped, in any order, every job is in one place, or knowingly in two.
 
-The rules' own code runs (fate, starts, release, requeue, collect, the store on a real file); the server is a model of
-what gearmand does with uniques, and a process dies by an exception between any two of its steps.
+The rules' own code runs (settle, starts, retries, requeue, collect, the store on a real file); the server is a model of what
+gearmand does with uniques, and a process dies by an exception between any two of its steps. Twins are jobs that are the same
+in function, unique and payload: each of them counts.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from libgm import job
 from libgm.gearman import client
 from libgm.gearman.connection import Refused, ServerLost
-from libgm.quarantine import file, jobs
+from libgm.quarantine import file, jobs, processes
 from libgm.shell import messages
 from libgm.shell.lines import Output
 from libgm.tools import batch, collect, requeue
 from libgm.tools.batch import Item
 from libgm.tools.drop import Drop
-from libgm.worker import orphans, retries, settle, verdict
-from libgm.worker.brake import Brake, brake_size
-from libgm.worker.run import Outcome
+from libgm.worker import orphans, report, retries, settle, verdict
+from libgm.worker.attempt import Attempt
+from libgm.worker.outcome import Outcome
+from libgm.worker.report import Reporter
 
 SERVER = types.SimpleNamespace(host="model")
 TRIES = 3
@@ -163,7 +164,7 @@ class Submitter:
     def __init__(self, servers, on_accept=None, on_refuse=None, **_):
         self.on_accept, self.on_refuse, self.sent = on_accept, on_refuse, []
 
-    def submit(self, function, unique, data, priority, item) -> None:
+    def submit(self, function, unique, data, priority, item, name=b"") -> None:
         if self.server.up:
             self.sent.append((item, self.server.submit(function, unique, data)[0]))
         else:
@@ -187,7 +188,7 @@ class Process:
 
     def __init__(self, path: str):
         self.store = ModelStore(path, create=True)
-        self.living.add(self.store.join("model"))
+        self.living.add(processes.join(self.store, "model"))
 
     def die(self) -> None:
         self.living.discard(self.store.process)
@@ -197,10 +198,7 @@ class Process:
 
 
 class ModelStore(file.Store):
-    """Who lives is the model's to say: the kernel's locks are those of the one process that plays them all."""
-
-    def lives(self, process: int) -> bool:
-        return process in Process.living
+    """A step of its process before each transaction."""
 
     def transaction(self, durable: bool = True):
         Fuse.burn()
@@ -215,12 +213,11 @@ class Worker(Process):
         options = {"delay": 1000.0, "via": None, **PROCESSES[function]}
         self.settings = types.SimpleNamespace(
             tries=TRIES, max_delay=5000.0, timeout=None, brake=0, exits=verdict.exit_map("4=drop"), foreground=False,
-            server_list="model", servers=[SERVER], function=function.encode(), **options)
+            server_list="model", servers=[SERVER], function=function.encode(), until_empty=False, **options)
         control = types.SimpleNamespace(stopping=False, retired=False, wait=self.wait)
         self.function, self.server, self.hand, self.runs, self.waits = function.encode(), server, None, 0, 0
-        brake = Brake(0, memoryview(bytearray(brake_size(0))))
-        self.fate = settle.Fate(self.settings, control, brake, os.open(os.devnull, os.O_WRONLY), lambda: False)
-        self.fate.store = self.store
+        self.settler = settle.Settler(self.settings, control, Reporter(self.settings, os.open(os.devnull, os.O_WRONLY)))
+        self.settler.store = self.store
 
     def wait(self, seconds: float) -> None:
         self.server.up = True   # somebody has seen to it meanwhile
@@ -229,12 +226,29 @@ class Worker(Process):
 
     def die(self) -> None:
         super().die()
-        os.close(self.fate.events_fd)
+        os.close(self.settler.reporter.fd)
         self.server.leave(self)
+
+    def begin(self, attempt: Attempt) -> bool:
+        """Write its start, and count those of dead workers; False where that was the last of it."""
+        if attempt.run in self.settler.turn_over([], [attempt]):
+            self.settler.end_starts([attempt])
+            if not self.settler.look_back(attempt):
+                return False
+            self.settler.turn_over([], [attempt])
+        return True
+
+    def end(self, attempt: Attempt, outcome: Outcome) -> None:
+        """See to what becomes of a job that has ended."""
+        if outcome.exit:
+            self.settler.settle(attempt, outcome)
+        else:
+            self.settler.turn_over([(attempt, outcome)], [])
 
 
 class Delivery(RuleBasedStateMachine):
-    """names: of the jobs; forked: those a death or a loss may have made two of; ended: done or dropped."""
+    """names: payload -> (function, unique) of the jobs; accepted: how many of each; ended: how many were done or dropped; forked:
+    those a death or a loss may have made two of."""
 
     def __init__(self):
         super().__init__()
@@ -242,9 +256,10 @@ class Delivery(RuleBasedStateMachine):
         self.path = os.path.join(self.folder, "quarantine.db")
         file.Store(self.path, create=True).close()
         self.server = Submitter.server = Server()
-        self.names: dict[bytes, bytes] = {}   # payload -> function
+        self.names: dict[bytes, tuple[bytes, bytes]] = {}
+        self.accepted: collections.Counter = collections.Counter()
+        self.ended: collections.Counter = collections.Counter()
         self.forked: set[bytes] = set()
-        self.ended: set[bytes] = set()
         self.alive: list[Worker] = []
         self.listing: list[dict] = []
         self.begun: collections.Counter = collections.Counter()
@@ -280,7 +295,7 @@ class Delivery(RuleBasedStateMachine):
         """A process that does one thing and ends: action(its store)."""
         process = Process(self.path)
         if self.act(process, step, touched, lambda: action(process.store)):
-            process.store.leave()
+            processes.leave(process.store)
             process.die()
 
     # ---- what happens
@@ -298,7 +313,15 @@ class Delivery(RuleBasedStateMachine):
         for unique in uniques:
             data = b"job %d" % len(self.names)
             if not self.server.submit(function.encode(), unique, data)[1]:
-                self.names[data] = function.encode()
+                self.names[data] = function.encode(), unique
+                self.accepted[data] += 1
+
+    @rule(which=st.integers(0, 20))
+    def submit_a_twin(self, which):
+        for data in list(self.names)[which:which + 1]:
+            function, unique = self.names[data]
+            if not self.server.submit(function, unique, data)[1]:
+                self.accepted[data] += 1
 
     @rule(function=functions, step=steps)
     def take_a_job(self, function, step):
@@ -307,10 +330,10 @@ class Delivery(RuleBasedStateMachine):
         if queued is None:
             return
         worker.runs += 1
-        attempt = settle.Attempt(Assigned(self.server, queued, worker), worker.runs, worker.settings)
+        attempt = Attempt(Assigned(self.server, queued, worker), worker.runs, False)
 
         def begin():
-            if worker.fate.begin(attempt, []):
+            if worker.begin(attempt):
                 worker.hand = attempt
                 self.begun[attempt.data] += 1
                 assert self.killed[attempt.data] < TRIES or attempt.data in self.forked, "it kills worker after worker"
@@ -326,10 +349,10 @@ class Delivery(RuleBasedStateMachine):
         worker.hand = None
         self.killed[attempt.data] = 0
         if how in ("done", "drop"):
-            self.ended.add(attempt.data)   # the work is done, whatever becomes of its answer
+            self.ended[attempt.data] += 1   # the work is done, whatever becomes of its answer
         if attempt.assigned.lost:
             self.forked.add(attempt.data)
-        self.act(worker, step, [attempt.data], lambda: worker.fate.settle(attempt, outcome))
+        self.act(worker, step, [attempt.data], lambda: worker.end(attempt, outcome))
 
     @rule(function=functions, how=st.sampled_from(["fail", "fail", "done", "reject"]), step=steps)
     def take_a_job_and_end_it(self, function, how, step):
@@ -416,24 +439,27 @@ class Delivery(RuleBasedStateMachine):
                 self.end_the_job(function, "reject", None)
             Fuse.left = left
         Submitter.meanwhile = staticmethod(others)
-        self.on_listing(requeue.Requeue(self.path, [SERVER], edit=False, plain=False, wait=False, rate=None, strict=False,
-                                        quiet=True), step, ids)
+        self.on_listing(requeue.Requeue(self.path, [SERVER], False, Output(quiet=True)), step, ids)
 
     @rule(step=steps, ids=st.booleans())
     def what_was_seen_is_dropped(self, step, ids):
-        drop = Drop(self.path, strict=False, quiet=True)
+        drop = Drop(self.path, False, Output(quiet=True))
         remove = jobs.remove
 
         def removed(opened, rows):
             remove(opened, rows)
-            self.ended |= {file.raw(found["data"]) for found in rows}
+            self.ended.update(file.raw(found["data"]) for found in rows)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(jobs, "remove", removed)
             self.on_listing(drop, step, ids)
 
     def on_listing(self, tool, step, ids: bool):
         def run(opened):
-            tool.store, tool.output, tool.progress = opened, Output(quiet=True), types.SimpleNamespace(add=lambda count: None)
+            tool.progress = types.SimpleNamespace(add=lambda count: None)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(batch, "Store", lambda path, create: opened)
+                patch.setattr(processes, "join", lambda *_: None)
+                tool.open()
             for number, record in enumerate(self.listing, 1):
                 tool.take(Item(f"stdin:{number}", record["id"], None if ids else record))
             tool.flush()
@@ -453,7 +479,7 @@ class Delivery(RuleBasedStateMachine):
 
     def places(self, data: bytes) -> list[str]:
         found = [f"queue of {queued.function.decode()}" for queued in self.server.jobs
-                 if job.unwrap(queued.data)[1] == data or b'"%s"' % data in queued.data]
+                 if queued.data == data or b'"%s"' % data in queued.data]
         opened = file.Store(self.path, readonly=True)
         found += [state for state, in opened.execute("SELECT state FROM job WHERE data = ?", (data.decode(),))]
         opened.close()
@@ -462,20 +488,22 @@ class Delivery(RuleBasedStateMachine):
     @invariant()
     def every_job_is_somewhere(self):
         for data in self.names:
-            places = self.places(data)
-            if data not in self.ended:
-                assert places, f"{data!r} is lost"
-            if data not in self.forked:
-                in_hand = any(worker.hand and worker.hand.data == data for worker in self.alive)
-                assert len(places) == (0 if data in self.ended and not in_hand else 1), f"{data!r}: {places}"
+            places, left = self.places(data), self.accepted[data] - self.ended[data]
+            if data in self.forked:   # copies may have ended, and others be there
+                assert places or self.ended[data], f"{data!r} is lost"
+                assert self.ended[data] or len(places) >= left, f"{data!r}: {places}"
+            else:
+                in_hand = sum(bool(worker.hand) and worker.hand.data == data for worker in self.alive)
+                assert left <= len(places) <= left + in_hand * (self.ended[data] > 0), f"{data!r}: {places}, not {left}"
 
     @invariant()
     def no_job_is_tried_more_often_than_is_counted(self):
-        """A job that no requeue and no copy gave new tries has had at most TRIES."""
+        """A job that no requeue, no copy and no twin gave new tries has had at most TRIES."""
         for data in set(self.names) - self.forked:
             opened = file.Store(self.path, readonly=True)
             for attempts, requeues in opened.execute("SELECT attempts, requeues FROM job WHERE data = ?", (data.decode(),)):
-                assert 0 < attempts <= TRIES and self.begun[data] <= TRIES * (requeues + 1)
+                assert 0 < attempts <= TRIES
+                assert self.accepted[data] > 1 or self.begun[data] <= TRIES * (requeues + 1)
             opened.close()
 
 
@@ -484,8 +512,8 @@ def model():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(client, "Submitter", Submitter)
         patch.setattr(orphans, "end_orphans", lambda *_: None)
-        patch.setattr(settle, "warn", lambda text: None)
-        for module in (batch, requeue, messages):
+        patch.setattr(processes, "lives", lambda store, process: process in Process.living)
+        for module in (batch, requeue, messages, report, settle):
             patch.setattr(module, "warn", lambda text: None)
         yield
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
 
 from libgm import job, wire
 from libgm.errors import BadRecord, Error
@@ -16,6 +15,7 @@ from libgm.shell.messages import warn
 from libgm.shell.signals import held
 from libgm.tools.batch import Action, Item
 
+TYPE_CHECKING = False   # what typing's is, without the cost of importing that
 if TYPE_CHECKING:
     from libgm.gearman.address import Server
     from libgm.gearman.client import Submitter
@@ -153,7 +153,7 @@ class Requeue(Action):
         try:
             while claimed:
                 found = claimed[-1]
-                submitter.submit(found.to, found.wire, found.payload, found.level, found)
+                submitter.submit(found.to, found.wire, found.payload, found.level, found, name=raw(found.unique_))
                 claimed.pop()
             if self.rate and not self.wait:
                 self.settle()

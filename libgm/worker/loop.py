@@ -214,7 +214,16 @@ class Loop:
                     continue
                 self.begin(attempt)
                 room -= 1
+            if hand.ready and not self.trouble:
+                self.prepare_next(hand.ready[0])
         command.flush()
+
+    def prepare_next(self, attempt: Attempt) -> None:
+        """Let COMMAND prepare for the job that it is given next."""
+        try:
+            self.command.prepare(attempt)
+        except Unfit as error:
+            self.trouble = error
 
     def begin(self, attempt: Attempt) -> None:
         """Give COMMAND a job."""
@@ -248,7 +257,7 @@ class Loop:
             self.trouble = error
             return
         if ended:
-            self.pace.add(time.monotonic() - before, len(ended))
+            took = time.monotonic() - before
             if not self.hand.ready:
                 self.worker.window = self.wanted()
                 self.worker.grab()   # the server takes as long to answer as the worker to clear up
@@ -258,6 +267,7 @@ class Loop:
                     self.feed()   # the next one begins before this one is cleared up
                 outcome.collect()
                 self.finish(attempt, outcome)
+            self.pace.add(took, len(ended))
             if command.given or not self.hand.ready:
                 self.note(command.given[0] if command.given else None)
             if command.gone:
