@@ -84,7 +84,8 @@ class Account:
             places, now = self.places(), time.monotonic()
             over = all(process.over for process in machine.processes if not process.service)
             if places is not None and not machine.control.off:
-                picture = ({state: sorted(found) for state, found in places.items()}, over, machine.boots, machine.log.stat().st_size)
+                moved = over, machine.boots, machine.log.stat().st_size
+                picture = {state: sorted(found) for state, found in places.items()}, moved
                 if picture != before:
                     before, changed = picture, now
                 if over and (self.settled(places) or now > looked + 1.0):
