@@ -94,7 +94,8 @@ class Job:
             raise BadRecord("empty payload: it would stop gearmand from starting again")
         if priority not in PRIORITIES:
             raise BadRecord(f"priority is not one of {', '.join(PRIORITIES)}")
-        return self._submit(check_function(function.encode()), check_unique((unique or digest(20, data)).encode()), data, priority)
+        own = check_unique((unique or digest(20, data)).encode())
+        return self._submit(check_function(function.encode()), own, data, priority)
 
     def progress(self, done: int, of: int) -> None:
         """Tell a waiting client how far the job is."""

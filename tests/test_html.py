@@ -65,5 +65,6 @@ def test_our_pages_are_linked_and_others_are_debian_s(pages):
 def test_without_mandoc_it_says_so(tmp_path):
     (tmp_path / "env").symlink_to(shutil.which("env"))
     (tmp_path / "python3").symlink_to(shutil.which("python3"))
-    result = subprocess.run([ROOT / "man/make-html", tmp_path / "out"], env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    result = subprocess.run([ROOT / "man/make-html", tmp_path / "out"], env={"PATH": str(tmp_path)},
+                            capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (1, "") and "mandoc: not found" in result.stderr
