@@ -45,7 +45,7 @@ class ProcessPerJob(Command):
 
     def give(self, attempt) -> None:
         self.prepare(attempt)
-        assert self.following is not None
+        assert self.following
         run, self.following = self.following[1], None
         try:
             run.start(self.settings.argv)
