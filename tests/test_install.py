@@ -326,7 +326,7 @@ def test_the_loop_runs_on(gm, gearmand, tmp_path, python):
     [record] = run("gm-dead").records
     assert (record["error"], record["data_b64"]) == ("why", "aP9sbG8=")
     assert b"why" in run("gm-dead", "--table").out
-    assert run("gm-requeue", input=b"1").records[0]["id"] == 1
+    assert run("gm-requeue", "--ids", input=b"1\n").records[0]["id"] == 1
     [event] = run("gm-work", "--until-empty", "f", "--", "cat").records
     assert event["event"] == "done"
     (tmp_path / "upper.py").write_text("def upper(job):\n    return job.data.upper()\n")

@@ -117,7 +117,7 @@ class Connections:
     def __init__(self, server: Server, owner):
         self.release = lambda: server.leave(owner)
 
-    def drain(self, seconds: float) -> None:
+    def drain(self, seconds: float | None = None, until=None) -> None:
         pass
 
     def send(self) -> None:

@@ -118,6 +118,17 @@ def uri(path: str) -> str:
     return "file:" + path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
 
 
+def statements(script: str) -> list[str]:
+    """The statements of a migration: each ends at a semicolon that ends its line, but for a comment."""
+    found, lines = [], ""
+    for line in script.splitlines(True):
+        lines += line
+        if line.partition("--")[0].rstrip().endswith(";"):
+            found.append(lines)
+            lines = ""
+    return found
+
+
 class Store:
     """An open quarantine file. Open it after a fork.
 
@@ -201,12 +212,8 @@ class Store:
         with self.transaction():
             version = self.db.execute("PRAGMA user_version").fetchone()[0]   # another may have been first
             for script in MIGRATIONS[version:]:
-                statement = ""
-                for line in script.splitlines(True):
-                    statement += line
-                    if sqlite3.complete_statement(statement):
-                        self.db.execute(statement)
-                        statement = ""
+                for statement in statements(script):
+                    self.db.execute(statement)
             self.db.execute(f"PRAGMA application_id={APPLICATION_ID}")
             self.db.execute(f"PRAGMA user_version={max(version, VERSION)}")
         self.version = max(version, VERSION)
