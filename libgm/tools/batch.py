@@ -23,7 +23,6 @@ class Batch:
     """
 
     done_to = ""         # what becomes of a job, in words
-    remain = "left"      # what the dead jobs are afterwards
     creates = False      # whether the tool makes the file, and migrates it
     batch_jobs = 5000    # that one transaction takes: keys are random, and each page of an index is written once for all
     store: Store         # once open() was called
@@ -65,8 +64,10 @@ class Batch:
         finally:
             self.progress.close()
             if self.is_open:
-                self.end()
-                processes.part(self.store)
+                try:
+                    self.end()
+                finally:
+                    processes.part(self.store)
         return self.status
 
     def see_through(self, error: BaseException) -> None:
@@ -83,7 +84,7 @@ class Batch:
     def summary(self) -> str:
         """What was done, and how much is left, for a person."""
         left = jobs.dead(self.store)
-        return f"{self.done} job{'s' * (self.done != 1)} {self.done_to}; {left} dead job{'s' * (left != 1)} {self.remain}"
+        return f"{self.done} job{'s' * (self.done != 1)} {self.done_to}; {left} dead job{'s' * (left != 1)} left"
 
     def open(self) -> None:
         """Open the file, when there is something to do: empty input changes nothing."""

@@ -26,7 +26,6 @@ class Bury(Batch):
     """gm-bury: brings rows in."""
 
     done_to = "buried"
-    remain = "in quarantine"
     creates = True
 
     def item(self, where: str, record: dict) -> Row:
