@@ -20,7 +20,7 @@ SEED = 1
 # The Debian suite of make suites
 SUITE = trixie
 
-.PHONY: venv demo lint test check bench chaos clean install install-files uninstall deb suites
+.PHONY: venv demo lint test check bench chaos clean html install install-files uninstall deb suites
 
 venv:
 	@.ci/setup venv
@@ -91,6 +91,10 @@ uninstall:
 deb:
 	@.ci/setup venv
 	@$(RUN) contrib/debian/make-deb dist
+
+# The manual as HTML, in build/html; needs mandoc.
+html:
+	@man/make-html build/html && echo build/html/index.html
 
 # The README followed in a new system of a Debian suite: as root, with debootstrap; tests/suites/run says more.
 suites:

@@ -3,7 +3,6 @@
 import atexit
 import re
 import shutil
-import sys
 import tempfile
 from glob import glob
 from pathlib import Path
@@ -50,12 +49,9 @@ class Data(install_data):
 
 
 # Nothing is built in the checkout: what an earlier build left there would be installed again, and the checkout may be
-# read-only or another user's. setup.py develop, which pip before 21.3 runs, looks for its egg-info there.
+# read-only or another user's.
 scratch = tempfile.mkdtemp()
 atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-build = {"build": {"build_base": scratch}}
-if "develop" not in sys.argv:
-    build["egg_info"] = {"egg_base": scratch}
 
 setup(
     name="gearmang",
@@ -102,7 +98,7 @@ setup(
         "test": ["pytest>=7", "pytest-xdist>=3", "pytest-timeout>=2", "hypothesis>=6", "prometheus-client>=0.20",
                  "numpy>=1.24", "trustme>=1", "setuptools"] + debian + lint + check + blueox + tally + demo,
     },
-    options=build,
+    options={"build": {"build_base": scratch}, "egg_info": {"egg_base": scratch}},
     cmdclass={"install_data": Data},
     zip_safe=False,
 )

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import sys
 
+from libgm import job
 from libgm.errors import BadRecord
-from libgm.job import PRIORITIES, check_function, check_unique, digest, get
+from libgm.job import PRIORITIES, get
 
 
 class Verdict(Exception):
@@ -94,7 +95,10 @@ class Job:
             raise BadRecord("empty payload: it would stop gearmand from starting again")
         if priority not in PRIORITIES:
             raise BadRecord(f"priority is not one of {', '.join(PRIORITIES)}")
-        return self._submit(check_function(function.encode()), check_unique((unique or digest(20, data)).encode()), data, priority)
+        made = job.Job(job.check_new_function(function.encode()), job.check_unique((unique or job.digest(20, data)).encode()),
+                       data, priority)
+        made.given = unique is not None
+        return self._submit(made)
 
     def progress(self, done: int, of: int) -> None:
         """Tell a waiting client how far the job is."""

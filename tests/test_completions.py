@@ -159,7 +159,8 @@ def shell(request, gm):
 def dead(gm, gearmand):
     """Jobs 1 to 3 dead: two of the function resize, one of report; one waiting, of the function render."""
     jobs = ("resize", "no space left"), ("resize", "no such photo"), ("report", "no such day")
-    records = [{"function": function, "unique": f"u{n}", "data": "x", "error": error} for n, (function, error) in enumerate(jobs)]
+    records = [{"function": function, "unique": f"{n}-job", "data": "x", "error": error}
+               for n, (function, error) in enumerate(jobs)]
     gm("gm-bury", "-q", input="".join(json.dumps(record) + "\n" for record in records).encode())
     gm("gm-submit", "-q", "render", input=b"x\n")
 
@@ -180,7 +181,7 @@ def test_options(shell):
 
 
 def test_values_that_are_known(shell):
-    assert sorted(shell("gm-dead --reason=")) == sorted("error timeout crash lost hung rejected collected".split())
+    assert sorted(shell("gm-dead --reason=")) == sorted("error timeout crash lost hung rejected collected drained".split())
     assert sorted(shell("gm-dead -n 3 -r c")) == ["collected", "crash"]
     assert shell("gm-submit --priority lo") == ["low"]
     assert shell("gm-history --action=b") == ["bury"]

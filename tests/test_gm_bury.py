@@ -191,7 +191,7 @@ def test_on_a_terminal_one_line_says_what_was_done(gm):
     lines = gm.home / "lines"
     lines.write_bytes(b'{"function":"f","data":"x"}\n{"function":"f","data":"y"}\n')
     shown = terminal(gm, "sh", "-c", "gm-bury < lines")
-    assert shown == "gm-bury: 2 jobs buried; 2 dead jobs left\n"
+    assert shown == "gm-bury: 2 jobs buried; 2 dead jobs in quarantine\n"
     assert terminal(gm, "gm-requeue", "-s", "127.0.0.1:1", "1", status=111).startswith("gm-requeue: 127.0.0.1:1: cannot connect")
     assert terminal(gm, "gm-drop", "1") == "gm-drop: 1 job removed; 1 dead job left\n"
     shown = terminal(gm, "gm-drop", "--json", "2")

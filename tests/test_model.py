@@ -19,7 +19,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from libgm import wire
 from libgm.gearman import client
 from libgm.gearman.connection import Refused, ServerLost
 from libgm.quarantine import file, jobs, processes

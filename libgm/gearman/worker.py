@@ -138,6 +138,11 @@ class Worker(Manager, GearmanWorker):
         return bool(self.connection_to_handler_map) and not self.jobs and \
             all(handler.state == ASLEEP for handler in self.connection_to_handler_map.values())
 
+    def outstanding(self) -> int:
+        """How many jobs were asked for, of servers that are not slow to answer, and have not come."""
+        now = time.monotonic()
+        return sum(handler.grabs for handler in self.connection_to_handler_map.values() if not handler.slow(now))
+
     def asking(self) -> bool:
         """Whether jobs are here that nobody has taken yet, or may be on their way."""
         return bool(self.jobs) or any(handler.grabs for handler in self.connection_to_handler_map.values())

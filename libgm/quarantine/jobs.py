@@ -252,9 +252,10 @@ def from_record(fields: dict) -> dict:
     return made
 
 
-def keyed(values: dict) -> dict:
-    """A row of from_record() under the key that all its fields make."""
-    return {**values, "key": _digest_key({**values, "key": None})}
+def keyed(values: dict, fields: dict) -> dict:
+    """A row of from_record(fields) under the key that all its fields make, the times as far as the record has them."""
+    times = {name: _time(name, fields.get(name)) for name in ("first_failed", "last_failed")}
+    return {**values, "key": _digest_key({**values, **times, "key": None})}
 
 
 def _count(name: str, value: object) -> int:

@@ -20,6 +20,7 @@ from libgm.quarantine.file import Store, text
 
 NOBODY = 0      # a process that never lives: it has the starts that a living worker gave back
 PIPE = 0        # for a run: the command of a worker in pipe mode, which is on any of them
+MANY = 64       # values of one statement
 DYING = 0.25    # seconds: the kernel closes a dying worker's connection before or after it drops its lock
 KEPT = 30 * 86400   # seconds that a settled start of a dead owner is kept, for a job that its server still hands out
 
@@ -157,9 +158,10 @@ def end(store: Store, *runs: int) -> None:
 def forget(store: Store, *identities: bytes) -> None:
     """The counts of jobs end (done, drop, quarantine, requeue): every dead owner's start of them goes, settled or not, and
     our own that was released."""
-    for identity in identities:
-        for process, run, mark in store.execute("SELECT process, run, mark FROM start WHERE identity = ?",
-                                                (identity,)).fetchall():
+    for at in range(0, len(identities), MANY):
+        some = identities[at:at + MANY]
+        for process, run, mark in store.execute("SELECT process, run, mark FROM start WHERE identity IN "
+                                                f"({', '.join('?' * len(some))})", some).fetchall():
             if mark if process == store.process else not processes.lives(store, process):
                 store.execute("DELETE FROM start WHERE process = ? AND run = ?", (process, run))
 

@@ -179,7 +179,7 @@ class Output:
         self.size = 0
         self.terminal = os.isatty(fd)
         self.summarized = acts and self.terminal and not quiet
-        self.quiet = quiet or self.summarized and not json
+        self.quiet = quiet or (self.summarized and not json)
 
     def emit(self, record: dict) -> None:
         """Write a record as a JSON line."""

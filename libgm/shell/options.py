@@ -22,7 +22,7 @@ def match_usage(doc: str, found: dict, operands: list[str], dashes: bool, comman
     if "[--]" in usage or ("-- " in usage and dashes):
         operands.insert(1 if command else 0, "--")
     else:
-        astray = [word for word in operands if "-- " in usage or word.startswith("-") and word != "-"]
+        astray = [word for word in operands if "-- " in usage or (word.startswith("-") and word != "-")]
         if astray:
             raise Usage(f"unexpected operand {astray[0]!r}")
     try:

@@ -23,6 +23,7 @@ class Batch:
     """
 
     done_to = ""         # what becomes of a job, in words
+    remain = "left"      # what the dead jobs are afterwards
     creates = False      # whether the tool makes the file, and migrates it
     batch_jobs = 5000    # that one transaction takes: keys are random, and each page of an index is written once for all
     store: Store         # once open() was called
@@ -84,7 +85,7 @@ class Batch:
     def summary(self) -> str:
         """What was done, and how much is left, for a person."""
         left = jobs.dead(self.store)
-        return f"{self.done} job{'s' * (self.done != 1)} {self.done_to}; {left} dead job{'s' * (left != 1)} left"
+        return f"{self.done} job{'s' * (self.done != 1)} {self.done_to}; {left} dead job{'s' * (left != 1)} {self.remain}"
 
     def open(self) -> None:
         """Open the file, when there is something to do: empty input changes nothing."""

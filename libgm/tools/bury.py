@@ -26,15 +26,16 @@ class Bury(Batch):
     """gm-bury: brings rows in."""
 
     done_to = "buried"
+    remain = "in quarantine"
     creates = True
 
     def item(self, where: str, record: dict) -> Row:
         values = jobs.from_record(record)
         if values["payload_file"] is not None:
-            values = self.with_file(values, "key" in record)
+            values = self.with_file(values, record)
         return Row(values)
 
-    def with_file(self, values: dict, keyed: bool) -> dict:
+    def with_file(self, values: dict, record: dict) -> dict:
         """A row whose payload is in a file beside the quarantine file; it counts by its content. Raises BadRecord."""
         if not self.is_open:
             self.open()
@@ -47,7 +48,7 @@ class Bury(Batch):
             raise BadRecord(f"its payload stands in {values['payload_file']}, which is not here") from None
         except OSError as error:
             raise BadRecord(f"{path}: cannot read its payload: {reason(error)}") from None
-        return values if keyed else jobs.keyed(values)
+        return values if "key" in record else jobs.keyed(values, record)
 
     def process(self, batch: list[Row]) -> int:
         buried = []

@@ -62,7 +62,8 @@ class Drain:
                 raise error
             warn(str(error))
             self.lost = self.lost or isinstance(error, Unavailable)
-        return sum(max(0, queue.total - queue.running) for _, queues in answers for queue in queues if queue.function == self.function)
+        return sum(max(0, queue.total - queue.running)
+                   for _, queues in answers for queue in queues if queue.function == self.function)
 
     def take_all(self, worker: Worker) -> int:
         try:

@@ -82,7 +82,7 @@ class Source:
         if number == 1 and line.startswith(UTF_16):
             self.looked = True
             warn("stdin: looks like UTF-16: payloads are its bytes (iconv -f utf-16 -t utf-8 makes text of it)")
-        elif number == 1 and line.strip() == b"[" or line.startswith(b"[{"):
+        elif (number == 1 and line.strip() == b"[") or line.startswith(b"[{"):
             self.looked = True
             warn(f"stdin:{number}: looks like a JSON array: each line is a payload (jq -c '.[]' makes a line of each element)")
         elif line.endswith(b"\r"):

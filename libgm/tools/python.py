@@ -8,6 +8,7 @@ import sys
 import time
 
 from libgm.errors import BadRecord, Error
+from libgm.job import Job as Submission
 from libgm.python import Job, Verdict, coded
 from libgm.shell.lines import decoder
 
@@ -25,12 +26,12 @@ class Sender:
     def __init__(self):
         self.client = None
 
-    def submit(self, *job) -> str:
-        """Submit (function, unique, data, priority) and wait for its handle. Raises Error."""
+    def submit(self, made: Submission) -> str:
+        """Submit a job and wait for its handle. Raises Error."""
         answers: list = []
         try:
             client = self.connected()
-            client.submit(*job, answers)
+            client.submit(made.function, *made.on_wire(), made.priority, answers, name=made.unique)
             client.finish()
         except Error:
             if self.client is not None:

@@ -45,6 +45,9 @@ class Command:
         """How many attempts it takes now; ahead: how many it may have, the one that it is on included."""
         raise NotImplementedError
 
+    def prepare(self, attempt) -> None:
+        """Prepare what can be prepared for the job that is given next."""
+
     def give(self, attempt) -> None:
         """Let it do a job. Raises Unfit, and does not have the job then."""
         raise NotImplementedError

@@ -42,10 +42,6 @@ class Hand:
         following = self.next
         return following is not None and following.start_at > now
 
-    def held(self) -> int:
-        """Bytes of payloads."""
-        return sum(len(attempt.data) for jobs in (self.ready, self.suspects.waiting) for attempt in jobs)
-
     # ---- to COMMAND
 
     def prepare(self, fetched: collections.deque) -> None:

@@ -139,22 +139,23 @@ class Loop:
         return 1 if self.brake.outage or self.settler.careful else self.pace.window
 
     def wanted(self) -> int:
-        """Jobs to have fetched or asked for: in whole handfuls, not one by one."""
+        """Jobs to have fetched or asked for: more in whole handfuls, not one by one."""
         if self.paused or not self.command.ready() or self.over():
             return 0
+        coming = len(self.worker.jobs) + self.worker.outstanding()
         window, ready, waiting = self.window, len(self.hand.ready), len(self.hand.suspects.waiting)
-        free = window - ready - len(self.command.given) - (waiting >> 3)
+        free = window - coming - ready - len(self.command.given) - (waiting >> 3)
         if free * 2 < window:
-            return 0
-        free = min(free, max(1, int(ASKED / max(self.hand.size, 1.0))))
+            return coming
+        wanted = min(coming + free, max(1, int(ASKED / max(self.hand.size, 1.0))))
         if self.settings.max_jobs:
-            free = min(free, self.settings.max_jobs - self.runs - ready - waiting)
-        return free
+            wanted = min(wanted, self.settings.max_jobs - self.runs - ready - waiting)
+        return wanted
 
     def held(self) -> int:
-        """Bytes of payloads in hand."""
+        """Bytes of payloads in hand, those that are not just fetched by their mean size."""
         return sum(len(assigned.data) for assigned in self.worker.jobs if isinstance(assigned.data, bytes)) + \
-            sum(len(attempt.data) for attempt in self.command.given) + self.hand.held()
+            int(self.hand.size * (len(self.hand.ready) + len(self.command.given)))
 
     def patience(self) -> float:
         """Seconds until something is due by the clock."""
@@ -188,11 +189,12 @@ class Loop:
             self.trouble = error
 
     def prepare(self) -> None:
-        """Write the starts of what was fetched, once what is ready runs low."""
-        hand, given = self.hand, len(self.command.given)
-        if 2 * (len(hand.ready) + given) <= self.window and not (hand.suspects.chosen or self.paused or self.closing) and \
-                self.command.ready():
-            hand.prepare(self.worker.jobs)
+        """Write the starts of what was fetched, once what is ready runs low, and all that was asked for is here or it runs out."""
+        left = len(self.hand.ready) + len(self.command.given)
+        if 2 * left > self.window or (4 * left > self.window and self.worker.outstanding()) or \
+                self.hand.suspects.chosen or self.paused or self.closing or not self.command.ready():
+            return
+        self.hand.prepare(self.worker.jobs)
 
     def feed(self) -> None:
         """Give COMMAND what it may have, as far as it takes it."""
@@ -214,7 +216,16 @@ class Loop:
                     continue
                 self.begin(attempt)
                 room -= 1
+            if hand.ready and not self.trouble:
+                self.prepare_next(hand.ready[0])
         command.flush()
+
+    def prepare_next(self, attempt: Attempt) -> None:
+        """Let COMMAND prepare for the job that it is given next."""
+        try:
+            self.command.prepare(attempt)
+        except Unfit as error:
+            self.trouble = error
 
     def begin(self, attempt: Attempt) -> None:
         """Give COMMAND a job."""
@@ -248,16 +259,18 @@ class Loop:
             self.trouble = error
             return
         if ended:
-            self.pace.add(time.monotonic() - before, len(ended))
+            took = time.monotonic() - before
             if not self.hand.ready:
                 self.worker.window = self.wanted()
                 self.worker.grab()   # the server takes as long to answer as the worker to clear up
             for attempt, outcome in ended:
                 self.hand.suspects.ended(attempt)
-                if self.judge(outcome) == "done":
+                if not command.given and self.judge(outcome) == "done":
                     self.feed()   # the next one begins before this one is cleared up
                 outcome.collect()
                 self.finish(attempt, outcome)
+            self.pace.add(took, len(ended))
+            self.settler.unfit.over()
             if command.given or not self.hand.ready:
                 self.note(command.given[0] if command.given else None)
             if command.gone:
@@ -276,7 +289,6 @@ class Loop:
             self.settler.end_starts([*self.command.given, *self.hand.ready])
             raise Stopped
         if self.judge(outcome) == "done":
-            self.settler.unfit.over()
             self.hand.put_done(attempt, outcome)
             if attempt.waited:
                 self.hand.settle()

@@ -10,7 +10,7 @@ from libgm.shell.lines import refuse
 from libgm.worker.outcome import MAX_EXTRA, MAX_OUTPUT, Outcome, finite, last_line, tail
 
 VERDICTS = ("retry", "dead", "drop")
-encode = json.encoder.encode_basestring
+quoted = json.encoder.encode_basestring
 decode = json.JSONDecoder(parse_constant=refuse, parse_float=finite).decode
 
 
@@ -20,16 +20,17 @@ class Broken(Error):
 
 def line_of(attempt) -> bytes:
     """The record of an attempt for COMMAND: function, unique, handle, attempts (the number of this one), priority, data."""
-    fields = [_field("function", attempt.assigned.function), _field("unique", attempt.unique),
-              '"handle":%s,"attempts":%d,"priority":"%s"' % (encode(attempt.handle), attempt.before + 1,
+    fields = [field("function", attempt.assigned.function), field("unique", attempt.unique),
+              '"handle":%s,"attempts":%d,"priority":"%s"' % (quoted(attempt.handle), attempt.before + 1,
                                                             attempt.header.priority),
-              _field("data", attempt.data)]
+              field("data", attempt.data)]
     return ("{" + ",".join(fields) + "}\n").encode()
 
 
-def _field(name: str, value: bytes) -> str:
+def field(name: str, value: bytes) -> str:
+    """A field of a record that is bytes, as JSON."""
     try:
-        return f'"{name}":{encode(value.decode())}'
+        return f'"{name}":{quoted(value.decode())}'
     except UnicodeDecodeError:
         found: dict = {}
         job.put(found, name, value)

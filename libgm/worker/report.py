@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import time
+from functools import lru_cache
 
 from libgm import job
 from libgm.shell.lines import dump
 from libgm.shell.messages import warn
 from libgm.units import iso
 from libgm.worker.outcome import Outcome
+from libgm.worker.protocol import field, quoted
 
 HOST = os.uname().nodename
+iso_second = lru_cache(8)(iso)
 NEXT = {"retry": "tried again", "dead": "quarantined", "release": "given back", "hold": "held"}
 
 
@@ -21,6 +24,10 @@ class Reporter:
     def __init__(self, settings, fd: int):
         self.fd, self.tries = fd, settings.tries
         self.function = settings.function.decode("utf-8", "replace")
+        function, host = (text.replace("%", "%%") for text in (field("function", settings.function), quoted(HOST)))
+        self.done = ('{"event":"done","time":"%s",' + function + ',%s,"handle":%s,"attempts":%d,"duration":%r,"exit":%s,'
+                     '"signal":null,"reason":null,"error":null,"worker":' + str(os.getpid()) + ',"host":' + host +
+                     ',"server":"%s","extra":{}}\n')   # the event of nearly every job, as dump() writes it
 
     def emit(self, event: str, attempt, attempts: int, outcome: Outcome, reason=None, error=None, delay=None) -> None:
         """Tell of an attempt that failed or was given back. attempts: that count. delay: seconds until it is tried again."""
@@ -32,9 +39,12 @@ class Reporter:
         warn(f"{self.function}: {attempt.handle}: attempt {number} of {self.tries}: {error}: {then}"
              + (f" in {delay:.3g} s" if delay else ""))
 
-    @staticmethod
-    def event(event: str, attempt, attempts: int, outcome: Outcome, reason=None, error=None) -> bytes:
+    def event(self, event: str, attempt, attempts: int, outcome: Outcome, reason=None, error=None) -> bytes:
         """An event as its line."""
+        if event == "done" and not outcome.extra:
+            line = self.done % (iso_second(int(time.time())), field("unique", attempt.unique), quoted(attempt.handle), attempts,
+                                round(outcome.duration, 6), "null" if outcome.exit is None else outcome.exit, attempt.server)
+            return line.encode()
         found: dict = {"event": event, "time": iso(time.time())}
         job.put(found, "function", attempt.assigned.function)
         job.put(found, "unique", attempt.unique)

@@ -20,20 +20,38 @@ class ProcessPerJob(Command):
     """COMMAND as a process for each job, one at a time."""
 
     run: Run | None = None
+    following: tuple | None = None   # the attempt that is given next, and its Run
 
     def room(self, ahead: int) -> int:
         return 0 if self.given else 1
 
-    def give(self, attempt) -> None:
-        settings = self.settings
+    def prepare(self, attempt) -> None:
+        if self.following and self.following[0] is attempt:
+            return
+        self.forget()
         env = {**self.env, b"GM_UNIQUE": attempt.unique, b"GM_HANDLE": attempt.assigned.handle,
                b"GM_ATTEMPT": b"%d" % (attempt.before + 1), b"GM_JOB_SERVER": attempt.server.encode(),
                b"GM_RUN": b"%s.%d" % (self.env[b"GM_RUN"], attempt.run)}
         try:
-            self.run = Run(settings.argv, env, attempt.data, settings.timeout, settings.grace)
+            self.following = attempt, Run(env, attempt.data, self.settings.timeout, self.settings.grace)
         except OSError as error:
-            raise Unfit(f"{settings.argv[0]}: cannot run: {reason(error)}") from None
-        self.began = self.run.began
+            raise Unfit(f"{self.settings.argv[0]}: cannot run: {reason(error)}") from None
+
+    def forget(self) -> None:
+        """The job that was prepared is not given."""
+        if self.following:
+            self.following[1].close()
+            self.following = None
+
+    def give(self, attempt) -> None:
+        self.prepare(attempt)
+        assert self.following
+        run, self.following = self.following[1], None
+        try:
+            run.start(self.settings.argv)
+        except OSError as error:
+            raise Unfit(f"{self.settings.argv[0]}: cannot run: {reason(error)}") from None
+        self.run, self.began = run, run.began
         self.given.append(attempt)
 
     def watch(self) -> dict[int, int]:
@@ -55,6 +73,7 @@ class ProcessPerJob(Command):
             self.run.child.terminate(min(self.settings.grace, 1.0))
 
     def end(self) -> bool:
+        self.forget()
         run, self.run = self.run, None
         if run:
             run.kill()
@@ -62,29 +81,39 @@ class ProcessPerJob(Command):
 
 
 class Run:
-    """The process of a job: is fed, read and ended. timeout, grace: seconds. Raises OSError where it cannot be started."""
+    """The process of a job: is started, fed, read and ended. timeout, grace: seconds. Raises OSError."""
 
-    def __init__(self, argv: list[str], env: dict, data: bytes, timeout: float | None, grace: float):
-        self.grace, self.data = grace, memoryview(data)
+    child: Child
+
+    def __init__(self, env: dict[bytes, bytes], data: bytes, timeout: float | None, grace: float):
+        self.env, self.timeout, self.grace, self.data = env, timeout, grace, memoryview(data)
         self.parts: list[bytes] = []
         self.size, self.stderr, self.extra = 0, bytearray(), bytearray()
         self.stopped = self.overflow = self.timed_out = False
         (stdin, self.feed), stdout, stderr, extra = pipes(4)
         self.takers = {stdout[0]: self.take_stdout, stderr[0]: self.take_stderr, extra[0]: self.take_extra}
         self.open = set(self.takers)
+        self.theirs = [stdin, stdout[1], stderr[1], extra[1]]
+        if len(data) > ATOMIC:
+            os.set_blocking(self.feed, False)
+        self.write()
+
+    def start(self, argv: list[str]) -> None:
+        """Start it. Raises OSError, and has closed all then."""
+        self.began = time.monotonic()
         try:
-            if len(data) > ATOMIC:
-                os.set_blocking(self.feed, False)
-            self.write()
-            self.began = time.monotonic()
-            self.child = Child(argv, env, [(DUP2, stdin, 0), (DUP2, stdout[1], 1), (DUP2, stderr[1], 2), (DUP2, extra[1], 3)])
+            self.child = Child(argv, self.env, [(DUP2, fd, number) for number, fd in enumerate(self.theirs)])
         except OSError:
             self.close()
             raise
-        finally:
-            for fd in (stdin, stdout[1], stderr[1], extra[1]):
-                os.close(fd)
-        self.timeout_at = None if timeout is None else self.began + timeout
+        self.close_theirs()
+        self.timeout_at = None if self.timeout is None else self.began + self.timeout
+
+    def close_theirs(self) -> None:
+        """Close the process's ends of the pipes."""
+        for fd in self.theirs:
+            os.close(fd)
+        self.theirs = []
 
     # ---- its descriptors
 
@@ -197,6 +226,7 @@ class Run:
         self.close()
 
     def close(self) -> None:
+        self.close_theirs()
         for fd in (self.feed, *self.takers):
             if fd >= 0:
                 os.close(fd)

@@ -183,7 +183,6 @@ class Settler:
             self.persist(lambda: starts.give_back(self.store, self.store.process, attempt.run))
             self.reporter.emit("release", attempt, attempt.before, outcome, None, "released by gm-reap")
             return False
-        self.unfit.over()
         hold = None
         if judged in ("fail", "retry") and mark != "hung":
             hold = self.persist(lambda: self.brake.failed(self.store, attempt.header, error))

@@ -10,7 +10,7 @@ from machine import Machine, numbers
 from scenarios import RUNS, Scenario
 from strikes import CALM, Strike
 
-QUIET = 10.0   # seconds without any change after which a job that is not accounted for is taken to rest where it is
+QUIET = 20.0   # seconds without any change after which a job that is not accounted for is taken to rest where it is
 LIMIT = 90.0   # seconds for a point
 BOOTS = 12     # a machine that needs more has a job that takes it down for ever
 
@@ -84,7 +84,8 @@ class Account:
             places, now = self.places(), time.monotonic()
             over = all(process.over for process in machine.processes if not process.service)
             if places is not None and not machine.control.off:
-                picture = {state: sorted(found) for state, found in places.items()}, over, machine.log.stat().st_size
+                moved = over, machine.boots, machine.log.stat().st_size
+                picture = {state: sorted(found) for state, found in places.items()}, moved
                 if picture != before:
                     before, changed = picture, now
                 if over and (self.settled(places) or now > looked + 1.0):

@@ -32,7 +32,8 @@ JOB = str(HERE / "job")
 MIXED = {"good": 3, "flaky": 2, "bad": 1, "reject": 1, "drop": 1}
 PAUSED = {"slow": 6, "flaky": 2, "bad": 1}
 TRIES = 2
-RUNS = {"good": 1, "flaky": 2, "bad": TRIES, "reject": 1, "requeued": 2, "drop": 1, "slow": 1, "hang": 2, "plug": TRIES + 1}   # where nothing is broken; at most
+# How often a job runs, by its kind, where nothing is broken; of "plug" at most
+RUNS = {"good": 1, "flaky": 2, "bad": TRIES, "reject": 1, "requeued": 2, "drop": 1, "slow": 1, "hang": 2, "plug": TRIES + 1}
 OPTIONS = [f"--tries={TRIES}", "--exit=4=drop", "--brake=0", "--grace=1", "-j2"]
 PIPE = {"PYTHONPATH": str(HERE)}
 
@@ -134,8 +135,8 @@ SCENARIOS = [
              "accepted", ()),
     Scenario("server", "gm-server", [work("--delay=0")], prepare=damaged_store),
     Scenario("twins", "gm-work", [work("--delay=0"), step(str(HERE / "again"), "reject")], {"reject": 1}, prints="again"),
-    Scenario("twins, requeued", "gm-work", [work("--delay=0", "-j1"), step(str(HERE / "again_settled"), "requeued")], {"requeued": 1},
-             prints="again"),
+    Scenario("twins, requeued", "gm-work", [work("--delay=0", "-j1"), step(str(HERE / "again_settled"), "requeued")],
+             {"requeued": 1}, prints="again"),
     Scenario("drain", "gm-drain", [step("gm-drain", "f")], {"good": 8}, prints="drained"),
     Scenario("drain, work", "gm-drain gm-work", [work("--delay=0"), step("gm-drain", "f")]),
     Scenario("put back", "gm-requeue", [work("--delay=0"), step("gm-requeue", *IDS)], {"good": 8}, drained, "removed", ()),
@@ -144,7 +145,8 @@ SCENARIOS = [
     Scenario("pause", "gm-work gm-pause gm-resume", [work("--delay=0.1"), step(str(HERE / "pause"))], PAUSED),
     Scenario("pause, pipe", "gm-work gm-python gm-pause gm-resume", [piped("--delay=0.1"), step(str(HERE / "pause"))], PAUSED),
     Scenario("reap", "gm-reap gm-work", [work("--delay=0"), step(str(HERE / "reap"), "--kill", "1", "2")], {"hang": 2}),
-    Scenario("reap, release", "gm-reap gm-work", [work("--delay=0"), step(str(HERE / "reap"), "--release", "1", "2")], {"hang": 2}),
+    Scenario("reap, release", "gm-reap gm-work", [work("--delay=0"), step(str(HERE / "reap"), "--release", "1", "2")],
+             {"hang": 2}),
     Scenario("killer", "gm-work", [work("--delay=0")], {"plug": 1, "good": 3}),
     Scenario("killer, pipe", "gm-work gm-python", [piped("--delay=0")], {"plug": 1, "good": 3}),
 ]
