@@ -65,8 +65,10 @@ class Batch:
         finally:
             self.progress.close()
             if self.is_open:
-                self.end()
-                processes.part(self.store)
+                try:
+                    self.end()
+                finally:
+                    processes.part(self.store)
         return self.status
 
     def see_through(self, error: BaseException) -> None:
