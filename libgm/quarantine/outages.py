@@ -32,14 +32,14 @@ def read(store: Store, function: bytes) -> Brake:
 def note_failure(store: Store, function: bytes, failed: list[str], since: float | None, why: str | None) -> None:
     """Write the jobs that failed in a row, and the outage that begins with the last of them, or None; in a transaction of the
     caller's."""
-    store.execute("INSERT INTO brake (function, failed, since, why, next_start) VALUES (?1, ?2, ?3, ?4, ?3) ON CONFLICT DO "
-                  "UPDATE SET failed = ?2, since = ?3, why = ?4, next_start = ?3",
+    store.execute("INSERT INTO brake (function, failed, since, why, next_start) VALUES (?1, ?2, ?3, ?4, ?3) "
+                  "ON CONFLICT (function) DO UPDATE SET failed = ?2, since = ?3, why = ?4, next_start = ?3",
                   (text(function), json.dumps(failed), since, why))
 
 
 def note_success(store: Store, function: bytes, now: float) -> None:
     """A job succeeded: there is no row of failures, and no outage; in a transaction of the caller's."""
-    store.execute("INSERT INTO brake (function, succeeded) VALUES (?1, ?2) ON CONFLICT DO UPDATE "
+    store.execute("INSERT INTO brake (function, succeeded) VALUES (?1, ?2) ON CONFLICT (function) DO UPDATE "
                   "SET failed = '[]', since = NULL, why = NULL, succeeded = ?2, next_start = NULL", (text(function), now))
 
 

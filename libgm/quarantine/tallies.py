@@ -9,7 +9,7 @@ from libgm.quarantine.file import Store, raw, text
 
 def add(store: Store, function: bytes, done: int, failed: int, now: float) -> None:
     """Count runs of a function that ended at about `now` (epoch seconds), in a transaction of the caller's."""
-    store.execute("INSERT INTO tally (function, day, done, failed) VALUES (?,?,?,?) ON CONFLICT DO UPDATE "
+    store.execute("INSERT INTO tally (function, day, done, failed) VALUES (?,?,?,?) ON CONFLICT (function, day) DO UPDATE "
                   "SET done = done + excluded.done, failed = failed + excluded.failed",
                   (text(function), time.strftime("%Y-%m-%d", time.gmtime(now)), done, failed))
 
