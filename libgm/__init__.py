@@ -1,3 +1,3 @@
 """The thin library under the gm-* tools."""
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
