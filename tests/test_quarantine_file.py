@@ -339,6 +339,24 @@ def test_a_process_whose_row_is_gone_is_in_the_file_again(gm, path, store):
 # ---- identity
 
 
+@pytest.mark.parametrize("size, state", [(10, "delayed"), (65 << 20, "dead")], ids=["small", "in a file"])
+def test_two_accepted_jobs_never_share_a_row(gm, gearmand, path, size, state):
+    """They are alike in function, unique and payload, and in their handle too, since the server was started again."""
+    payload = gm.home / "payload"
+    payload.write_bytes(b"x" * size)
+    for _ in range(2):
+        gm("gm-submit", "-q", "-u", "charge-7", "bill", payload)
+        gm("gm-work", "-q", "--until-empty", "--delay=1h", "bill", "--", "false")
+        gearmand.stop()
+        gearmand.start()
+    with gm.database() as db:
+        found = db.execute("SELECT state, handle, payload_file, key FROM job").fetchall()
+    first, second = found
+    assert first[:2] == second[:2] and first[0] == state and first[3] != second[3]
+    if size > 10:
+        assert first[2] != second[2] and all(os.path.getsize(row[2]) == size for row in found)
+
+
 def keys(store):
     return [(ident, revision, key, sends) for ident, revision, key, sends in
             store.rows("SELECT id, revision, key, sends FROM job ORDER BY id")]
