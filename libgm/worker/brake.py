@@ -11,6 +11,7 @@ from libgm import wire
 from libgm.quarantine import outages
 from libgm.quarantine.file import Store
 
+AHEAD = 16          # jobs that COMMAND may have in pipe mode: what it has cannot be given back
 HOLD_MIN, HOLD_MAX = 1.0, 60.0   # seconds for which a failure is held
 SPACING = 0.01      # of the outage's age, between two starts,
 SPACING_MAX = 0.1   # seconds at most
@@ -45,10 +46,10 @@ class Brake:
         return self.start(store, found) if coming and self.outage else 0.0
 
     def ahead(self, window: int) -> int:
-        """How many jobs may be begun before the outcome of the first is known: a row of failures is no longer than the limit."""
-        if not self.limit:
-            return window
-        return 1 if self.outage else max(1, self.limit - self.row)
+        """How many jobs may be begun before the outcome of the first is known: few once some have failed in a row."""
+        if not (self.limit and self.row):
+            return min(window, AHEAD)
+        return 1 if self.outage else max(1, min(window, self.limit - self.row))
 
     def start(self, store: Store, found: outages.Brake) -> float:
         """Seconds until a job may be started in an outage, in which starts are spaced."""

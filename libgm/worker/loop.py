@@ -173,7 +173,7 @@ class Loop:
             at = min(at, self.hand.next.start_at, self.looked + LOOK_BRAKED)
         if self.paused:
             at = min(at, self.looked + LOOK)
-        if self.hand.suspects.waiting:
+        if self.hand.suspects.waiting and not self.hand.suspects.chosen:
             at = min(at, self.hand.suspects.at)
         return max(0.0, at - now)
 

@@ -13,6 +13,7 @@ from libgm.shell.messages import warn
 from libgm.shell.signals import SIGNALS, Signals
 from libgm.worker.events import Events
 from libgm.worker.pace import Pace, pace_size
+from libgm.worker.settings import EMPTY, REPLACED, RETIRED, Settings
 
 PAUSE_MAX = 60.0     # seconds between restarts of a worker that dies again and again
 AT_ONCE = 10.0       # seconds; a worker that dies sooner, and without an event, has died at once
@@ -33,7 +34,7 @@ class Child:
 class Parent:
     """The workers of a gm-work. Signals set flags; the loop acts."""
 
-    def __init__(self, settings):
+    def __init__(self, settings: Settings):
         self.settings = settings
         self.children: dict[int, Child] = {}      # by pid
         self.due: dict[int, float] = {}           # slot -> time.monotonic() of its next start
@@ -254,7 +255,6 @@ class Parent:
 
     def ended(self, child: Child, status: int) -> None:
         """A worker has ended, with that status of waitpid()."""
-        from libgm.worker.process import EMPTY, REPLACED
         code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
         if code == REPLACED:
             self.replaced()
@@ -262,7 +262,7 @@ class Parent:
             return
         if code in (UNAVAILABLE, CANNOT_RUN) and self.settings.until_empty:
             self.status = code
-        elif code == OK:
+        elif code == RETIRED:
             self.pauses.pop(child.slot, None)
             self.due[child.slot] = 0.0
         else:

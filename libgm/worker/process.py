@@ -17,11 +17,9 @@ from libgm.worker.loop import Loop
 from libgm.worker.pace import Pace
 from libgm.worker.report import Reporter
 from libgm.worker.retries import release_due
-from libgm.worker.settings import Settings
+from libgm.worker.settings import EMPTY, REPLACED, RETIRED, Settings
 from libgm.worker.settle import Settler
 
-# Exit statuses of a worker: to be replaced; its queue is empty (--until-empty); the quarantine file is another one now
-RETIRED, EMPTY, REPLACED = 0, 10, 11
 BUSY = 10.0          # seconds to wait for another writer before a worker looks whether it was told to stop
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Exit statuses of a worker: to be replaced; its queue is empty (--until-empty); the quarantine file is another one now
+RETIRED, EMPTY, REPLACED = 0, 10, 11
+
 
 @dataclass(frozen=True)
 class Settings:
