@@ -67,8 +67,8 @@ def test_jobs_that_kill_their_worker_are_counted_and_the_others_done(gm, gearman
     submit(gm, "f", 60)
     result = gm("gm-work", "--until-empty", "-j3", "f", "--", "sh", "-c", KILLER)
     found = collections.Counter(event["event"] for event in result.records)
-    # the next job may kill the worker before the one before it is answered, which then runs again, or before its event
-    assert found["done"] <= 54 and found["retry"] >= 12 and found["dead"] == 6
+    # a worker may be killed before the job that it did before is answered: that runs again, and is done once more
+    assert found["retry"] >= 12 and found["dead"] == 6
     check_killers(gm, gearmand, tmp_path, 60)
     # a worker that had a job was replaced at once: it is those that die without one that wait
     assert not re.search(rb"starting another in [1-9]", result.err)

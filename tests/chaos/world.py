@@ -223,13 +223,18 @@ class World:
 
     def rows(self, file: str, sql: str) -> list[tuple]:
         """What a query of a quarantine file gives, past everything that we would have to trust."""
-        if not self.files[file].exists():
-            return []
-        db = sqlite3.connect(self.files[file], timeout=60)
-        try:
-            return db.execute(sql).fetchall()
-        finally:
-            db.close()
+        until = time.monotonic() + 60
+        while self.files[file].exists():
+            db = sqlite3.connect(self.files[file], timeout=60)
+            try:
+                return db.execute(sql).fetchall()
+            except sqlite3.OperationalError:   # a full disk has no room for the index of a WAL, which readers need too
+                if time.monotonic() >= until:
+                    raise
+            finally:
+                db.close()
+            time.sleep(0.1)
+        return []
 
     def stored(self) -> list[bytes]:
         """The payloads in the gearmands' stores."""
