@@ -52,8 +52,8 @@ def check_machine(workers) -> None:
             script.chmod(0o755)
             subprocess.run([script], check=True)
     except OSError as error:
-        raise pytest.UsageError(f"{folder}: cannot run a program there: {error.strerror.lower()}: "
-                                "set TMPDIR to a directory that is not mounted noexec") from None
+        raise pytest.UsageError(f"{folder}: cannot make and run a program there: {error.strerror.lower()}: "
+                                "set TMPDIR to another directory") from None
 
 
 def pytest_collection_modifyitems(config, items):

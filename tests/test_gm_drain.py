@@ -20,9 +20,7 @@ def submit(gm, count, *options, function="f"):
 def accounted(gm, function="f"):
     """The payloads of the dead jobs, and of those that are then worked off, sorted."""
     dead = [int(record["data"]) for record in gm("gm-dead", "-f", function).records]
-    gm("gm-dead", "-f", function, "--json", status=None)
-    done = gm("sh", "-c", f"gm-work -q --until-empty {function} -- sh -c 'cat >>{gm.home}/done; echo >>{gm.home}/done'")
-    assert done.status == 0
+    gm("sh", "-c", f"gm-work -q --until-empty {function} -- sh -c 'cat >>{gm.home}/done; echo >>{gm.home}/done'")
     path = gm.home / "done"
     return sorted(dead), sorted(int(line) for line in path.read_text().split()) if path.exists() else []
 

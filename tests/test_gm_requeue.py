@@ -199,11 +199,11 @@ def test_both_data_and_data_b64_are_refused(gm, gearmand):
 
 def test_priority_and_function_of_the_record(gm, gearmand):
     bury(gm, [b"1", b"2", b"3"])
-    for change in ({"priority": "high"}, {"function": "g\n"}, {"priority": "urgent"}):
+    for change, status in (({"priority": "high"}, 0), ({"function": "g\n"}, 1), ({"priority": "urgent"}, 1)):
         ident = idents(gm)[0]
         record = {**gm("gm-dead", ident).records[0], **change}
         gm("gm-requeue", input=json.dumps(record).encode(), status=1)
-        gm("gm-requeue", "--edit", input=json.dumps(record).encode(), status=None)
+        gm("gm-requeue", "--edit", input=json.dumps(record).encode(), status=status)
     assert idents(gm) == [2, 3]
     assert [header.priority for _, header, _ in queued(gearmand)] == ["high"]
 
