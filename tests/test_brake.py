@@ -11,6 +11,8 @@ import types
 import pytest
 from conftest import until
 
+pytestmark = pytest.mark.slow
+
 SERVICE = "test -e up || { echo no database >&2; exit 1; }"
 PICKY = 'n=$(cat); case $n in bad*) echo "corrupt $n" >&2; exit 1;; esac'
 
@@ -73,6 +75,7 @@ def test_an_outage_pushes_no_job_into_quarantine(gm, gearmand, tmp_path, options
     assert said.count("taken for an outage") == 1 and "--brake=0" in said and "the outage is over" in said
 
 
+@pytest.mark.slow(10)
 def test_the_brake_outlives_gm_work_as_cron_runs_it(gm, gearmand, tmp_path):
     """An hour of outage, and a gm-work --until-empty every few minutes."""
     submit(gm, *map(str, range(20)))

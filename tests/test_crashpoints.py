@@ -51,7 +51,7 @@ def sweep(*words: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.slow(40)
 @pytest.mark.timeout(420)
 def test_no_accepted_job_is_lost_wherever_a_call_breaks():
     assert "lost 0, wrong 0" in sweep("--points=24", "--seed=5", *SWEPT)

@@ -75,6 +75,7 @@ def test_a_dripping_server_is_given_up_as_silent_and_that_is_said_once(memory_ge
         assert capfd.readouterr().err.endswith(f"{drip}: no answer in 0.5 s\n")
 
 
+@pytest.mark.slow
 def test_a_large_payload_on_a_slow_line_is_no_silence(gm, memory_gearmand, monkeypatch, capfd):
     monkeypatch.setenv("GM_TIMEOUT", "1")
     relay, raw = Relay(gm, memory_gearmand.port), Raw(memory_gearmand.server)
@@ -86,6 +87,7 @@ def test_a_large_payload_on_a_slow_line_is_no_silence(gm, memory_gearmand, monke
     raw.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["drain", "attend", "release", "close"])
 def test_an_answer_is_sent_to_its_end_on_a_slow_line(gm, memory_gearmand, monkeypatch, capfd, way):
     """It takes several times as long as a server may be silent."""

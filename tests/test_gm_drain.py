@@ -37,6 +37,7 @@ def test_waiting_jobs_become_dead_ones(gm, gearmand):
     assert [(entry["action"], entry["job"]) for entry in gm("gm-history").records] == [("drain", 1), ("drain", 2)]
 
 
+@pytest.mark.slow
 def test_no_more_than_asked_for(gm, gearmand):
     submit(gm, 1200)
     assert [record["data"] for record in gm("gm-drain", "f", "2").records] == ["0", "1"]
@@ -124,8 +125,9 @@ def test_any_function_name_that_a_server_holds(gm, gearmand):
         assert gm("gm-drain", "--", name).records[0]["data"] == "x"
 
 
+@pytest.mark.slow
 def test_beside_a_gm_work_it_ends_and_no_job_is_seen_twice(gm, gearmand):
-    submit(gm, 3000)
+    submit(gm, 1000)
     worker = gm.start("gm-work", "-q", "-j2", "f", "--", "sh", "-c", f'x=$(cat); echo "$x" >>{gm.home}/done')
     until(lambda: (gm.home / "done").exists())
     drained = gm("gm-drain", "-q", "f")
@@ -135,14 +137,14 @@ def test_beside_a_gm_work_it_ends_and_no_job_is_seen_twice(gm, gearmand):
     assert worker.wait(20) == 0
     dead = [int(record["data"]) for record in gm("gm-dead").records]
     done = [int(line) for line in (gm.home / "done").read_text().split()]
-    assert sorted(dead + done) == list(range(3000))
+    assert sorted(dead + done) == list(range(1000))
 
 
 @pytest.mark.slow(10)
 def test_killed_anywhere_no_job_is_lost(gm, gearmand):
     submit(gm, 1000)
     dice, kills = random.Random(7), 0
-    for _ in range(20):
+    for _ in range(12):
         drain = gm.start("gm-drain", "-q", "f", "150")
         left = gearmand.waiting(b"f") - dice.randrange(100)
         until(lambda: drain.poll() is not None or gearmand.waiting(b"f") <= left, longest=0.005)

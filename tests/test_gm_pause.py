@@ -6,7 +6,10 @@ import json
 import os
 import signal
 
+import pytest
 from conftest import until
+
+pytestmark = pytest.mark.slow
 
 
 def records(process):

@@ -17,6 +17,8 @@ import pytest
 from conftest import strays, until
 from gearman_peers import Relay
 
+pytestmark = pytest.mark.slow
+
 QUICK = '''
 import json, os, sys, time
 for line in sys.stdin:
