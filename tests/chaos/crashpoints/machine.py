@@ -167,7 +167,8 @@ class Machine:
             process.popen.terminate()
         for process in alive:
             try:
-                if process.popen.wait(20) not in (0, 1, -15):   # 1: its output had failed; -15: it was starting
+                # 1: its output had failed; -15: it was starting; 111: and the file was struck
+                if process.popen.wait(20) not in (0, 1, -15, 111):
                     self.wrong.append(f"{process.name}: status {process.popen.returncode} after SIGTERM")
             except subprocess.TimeoutExpired:
                 self.wrong.append(f"{process.name}: does not end after SIGTERM")
