@@ -90,7 +90,8 @@ class Account:
                     before, changed = picture, now
                 if over and (self.settled(places) or now > looked + 1.0):
                     looked, queued = now, machine.queue.queued()
-                    if not queued and queued is not None and self.settled(places) and not machine.control.off:
+                    empty = queued == 0 or (queued and "waiting" in self.scenario.rests)
+                    if empty and self.settled(places) and not machine.control.off:
                         return
             if now > changed + QUIET or now > began + LIMIT or machine.boots > BOOTS:
                 if not over:
@@ -101,6 +102,7 @@ class Account:
     def close(self, point: Point) -> None:
         """Fill in what came of it."""
         machine = self.machine
+        calm = point.kind == CALM and machine.boots == 1
         places = self.places() or collections.defaultdict(set)
         waiting = numbers(data for data, in machine.look_up(machine.store, "SELECT data FROM gearman_queue"))
         final = places["done"] | places["dropped"]
@@ -115,11 +117,10 @@ class Account:
         else:
             point.lost = sorted(self.lost)
         for name, found in (("delayed", places["delayed"]), ("claimed", places["claimed"]), ("waiting", waiting)):
-            if name not in self.scenario.rests and found & self.accepted:
+            if (calm or name not in self.scenario.rests) and found & self.accepted:
                 machine.wrong.append(f"still {name}: {sorted(found & self.accepted)}")
         if "dead" not in self.scenario.rests and places["dead"] & self.accepted - final:
             machine.wrong.append(f"still dead: {sorted(places['dead'] & self.accepted - final)}")
-        calm = point.kind == CALM and machine.boots == 1
         if calm and places["done"] & places["dead"]:
             machine.wrong.append(f"done, and dead as well: {sorted(places['done'] & places['dead'])}")
         begun = collections.Counter(int(number) for what, number in machine.logged() if what == "begun")

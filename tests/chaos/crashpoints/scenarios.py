@@ -14,7 +14,8 @@ To add one, append a Scenario to SCENARIOS:
 - `prints` says what a record that a step prints promises, and the account holds it to that: accepted (the job counts from
   now on), buried (it is in the quarantine, and counts from now on), drained (it is in the quarantine), removed (it is there no
   more), again (one more copy of job 1).
-- `rests` are the states in which a job may stay: a scenario without workers leaves jobs dead, or waiting.
+- `rests` are the states in which a job may stay: a scenario without workers leaves jobs dead, or waiting. Where nothing is
+  broken none may wait. (An answer is not acknowledged: gearmand may die with it, and have the job again.)
 
 The account then finds every accepted job done, dropped, or in one of `rests`; anything else is lost or stuck.
 """
@@ -137,7 +138,7 @@ SCENARIOS = [
     Scenario("twins", "gm-work", [work("--delay=0"), step(str(HERE / "again"), "reject")], {"reject": 1}, prints="again"),
     Scenario("twins, requeued", "gm-work", [work("--delay=0", "-j1"), step(str(HERE / "again_settled"), "requeued")],
              {"requeued": 1}, prints="again"),
-    Scenario("drain", "gm-drain", [step("gm-drain", "f")], {"good": 8}, prints="drained"),
+    Scenario("drain", "gm-drain", [step("gm-drain", "f")], {"good": 8}, prints="drained", rests=("dead", "waiting")),
     Scenario("drain, work", "gm-drain gm-work", [work("--delay=0"), step("gm-drain", "f")]),
     Scenario("put back", "gm-requeue", [work("--delay=0"), step("gm-requeue", *IDS)], {"good": 8}, drained, "removed", ()),
     Scenario("at", "gm-at gm-work", [work("--delay=0"), step("gm-at", "0.3", once=True, stdin=lines(GOOD))], {"good": 8}, nothing,
