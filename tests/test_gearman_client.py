@@ -118,6 +118,7 @@ def test_a_server_that_knows_no_exceptions_refuses_no_job(gm):
         assert wait_for(server) == (True, b"done", b"")
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_ends_a_wait(gm, memory_gearmand):
     client = gm.start("gm-submit", "--wait", "f", "/dev/null", env={"GM_TIMEOUT": "1"})
     until(lambda: memory_gearmand.waiting(b"f") == 1)

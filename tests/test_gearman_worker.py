@@ -50,6 +50,7 @@ def dripping(connection) -> None:
                 time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_dripping_server_keeps_the_jobs_of_another_waiting_no_longer_than_a_second(memory_gearmand, monkeypatch, capfd):
     monkeypatch.setenv("GM_TIMEOUT", "60")
     raw = Raw(memory_gearmand.server)
@@ -133,6 +134,7 @@ def test_a_large_result_of_gm_work_on_a_slow_line_is_sent_once(gm, memory_gearma
     assert worker.wait(20) == 0
 
 
+@pytest.mark.slow
 def test_gm_work_does_the_jobs_of_a_server_beside_one_that_drips(gm, memory_gearmand):
     gm("gm-submit", "-q", "f", input=b"".join(b"%d\n" % number for number in range(10)))
     with contextlib.closing(Server(dripping)) as drip:
@@ -213,6 +215,7 @@ def refusing(connection) -> None:
             connection.sendall(frame(ERROR, b"server_error", b'Can\'t locate object method "CMD_"\n'))
 
 
+@pytest.mark.slow
 def test_an_error_is_said_at_once(capfd):
     with contextlib.closing(Server(refusing)) as server:
         worker = worker_of(server)
@@ -312,6 +315,7 @@ def test_a_job_whose_server_is_lost_is_not_taken_any_more(memory_gearmand, new_g
     worker.close()
 
 
+@pytest.mark.slow
 def test_the_loss_and_the_return_of_a_server_are_said_once(memory_gearmand, capfd):
     worker = worker_of(memory_gearmand.server)
     assert worker.next(0) is None
@@ -351,6 +355,7 @@ def test_an_unasked_job_is_nonsense(monkeypatch, capfd):
         assert "answered what was not asked" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_server_that_takes_no_connection_keeps_the_others_waiting_for_a_second_at_most(memory_gearmand, monkeypatch, capfd):
     monkeypatch.setenv("GM_TIMEOUT", "0.3")
     with contextlib.ExitStack() as held:

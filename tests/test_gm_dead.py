@@ -121,6 +121,7 @@ def test_full_output_device_is_an_error(gm, die):
     assert b"no space left" in gm("bash", "-c", "gm-dead > /dev/full", status=1).err
 
 
+@pytest.mark.slow
 def test_group_is_by_cause_whatever_numbers_and_names_are_in_it(gm, die):
     die("f", b"/a/1.jpg 17\n/b/2.jpg 18\n/c/3.jpg 19\n", 'read p n; echo "$p: no such file, try $n" >&2; exit 65')
     die("f", b"x\n", "echo bad colour >&2; exit 65")

@@ -156,6 +156,7 @@ def test_killed_anywhere_no_job_is_lost(gm, gearmand):
     assert set(dead) | set(done) == set(range(1000))
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away(gm, gearmand):
     submit(gm, 3000)
     result = gm("bash", "-c", "set -o pipefail; gm-drain f | head -n 1 >first", status=1)

@@ -7,6 +7,7 @@ import os
 import pwd
 import re
 
+import pytest
 from helpers import terminal
 
 
@@ -33,6 +34,7 @@ def test_every_requeue_drop_and_burial_is_there(gm, die):
     assert not any("id" in entry for entry in entries)   # no line of it is a job
 
 
+@pytest.mark.slow
 def test_selectors(gm, die):
     die("f", b"1\n2\n")
     die("g", b"3\n")
@@ -96,6 +98,7 @@ def test_newest_first(gm, die):
     assert jobs("--newest", "1", "2") == [1, 2]
 
 
+@pytest.mark.slow
 def test_the_history_of_a_job_goes_back_to_before_its_key_was_short(gm, die):
     die("f", b"1\n")
     gm("gm-requeue", "-q", "1")

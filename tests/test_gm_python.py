@@ -234,6 +234,7 @@ def test_a_handler_that_ends_the_process_takes_the_blame(gm, gearmand, module):
     assert (record["exit"], record["error"], record["data"]) == (9, "exit status 9", "x")
 
 
+@pytest.mark.slow
 def test_a_module_that_cannot_be_imported_is_the_worker_s_fault(gm, gearmand, tmp_path):
     gm("gm-submit", "-q", "f", input=b"x\n")
     worker = gm.start("gm-work", "--pipe", "--tries=1", "f", "--", "gm-python", "later:f")

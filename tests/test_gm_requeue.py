@@ -36,6 +36,7 @@ def test_ids_and_records_from_standard_input(gm, die):
     assert idents(gm) == [4]
 
 
+@pytest.mark.slow
 def test_a_payload_that_is_a_number_is_no_id(gm, die):
     die("f", b"2\n1\n")
     for tool in ("gm-requeue", "gm-drop"):
@@ -73,6 +74,7 @@ def test_a_changed_record_is_refused_without_edit(gm, gearmand, die, tmp_path):
     assert (tmp_path / "got").read_bytes() == b"/new/x" and gearmand.waiting(b"f") == 0
 
 
+@pytest.mark.slow
 def test_a_newer_death_is_never_removed_with_the_old_one(gm, die):
     die("f", b"1\n")
     old = gm("gm-dead").out
@@ -197,6 +199,7 @@ def test_both_data_and_data_b64_are_refused(gm, gearmand):
     assert idents(gm) == [1] and gm("gm-history", "--action=requeue").records == []
 
 
+@pytest.mark.slow
 def test_priority_and_function_of_the_record(gm, gearmand):
     bury(gm, [b"1", b"2", b"3"])
     for change, status in (({"priority": "high"}, 0), ({"function": "g\n"}, 1), ({"priority": "urgent"}, 1)):
@@ -225,6 +228,7 @@ def test_what_a_dead_requeue_sent_merges_with_what_is_sent_again(gm, gearmand):
     assert gearmand.waiting(b"f") == 2 and idents(gm) == [] and len(gm("gm-history", "--action=requeue").records) == 2
 
 
+@pytest.mark.slow
 def test_what_is_sent_in_another_way_does_not_merge_with_what_may_still_run(gm, gearmand):
     """An edit is another job; a client that waits is another sending."""
     bury(gm, [b"1"])
@@ -264,6 +268,7 @@ def test_drained_jobs_keep_their_counts(gm, gearmand):
     assert counts == {b"u0": (2, 1, 1767225600), b"u1": (0, 2, 1767225600)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edit", [
     ".data=5", ".data=null", ".data={}", ".function=7", ".function=null", ".priority=null", ".priority=1",
     "del(.data)|.data_b64=5", ".revision=null", ".data_b64=\"eA==\""])
@@ -274,6 +279,7 @@ def test_a_field_that_is_there_is_meant(gm, gearmand, edit):
     assert idents(gm) == [1, 2] and gearmand.status() == {} and gm("gm-history", "--action=requeue").records == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_it_has_a_record_for_each_job_it_sent(gm, gearmand, number):
     bury(gm, [b"x"] * 100)
@@ -286,6 +292,7 @@ def test_interrupted_it_has_a_record_for_each_job_it_sent(gm, gearmand, number):
     assert len(sent) == gearmand.waiting(b"f") == 100 - len(idents(gm)) >= 3 and not set(sent) & set(idents(gm))
 
 
+@pytest.mark.slow
 def test_what_a_lost_server_had_taken_is_printed(gm, gearmand):
     bury(gm, [b"x"] * 100)
     with open(listing_file(gm), "rb") as listing:
@@ -336,6 +343,7 @@ def test_deaths_in_the_meantime_are_still_there(gm, gearmand):
     assert len(gm("gm-history", "--action=requeue").records) == 30
 
 
+@pytest.mark.slow
 def test_a_job_that_comes_back_a_third_time_shows_it(gm, die):
     die("f", b"1\n")
     for _ in range(3):
@@ -345,6 +353,7 @@ def test_a_job_that_comes_back_a_third_time_shows_it(gm, die):
     assert record["requeues"] == 3 and record["attempts"] == 1 and len(gm("gm-history", "--action=requeue").records) == 3
 
 
+@pytest.mark.slow
 def test_a_delayed_retry_is_sent_now(gm, gearmand):
     gm("gm-submit", "-q", "f", input=b"1\n")
     gm("gm-work", "-q", "--until-empty", "--delay=1h", "f", "--", "false")
@@ -371,6 +380,7 @@ def test_wait_keeps_what_fails(gm, gearmand):
     worker.wait(20)
 
 
+@pytest.mark.slow
 def test_wait_tells_the_error_of_a_verdict(gm, gearmand):
     bury(gm, [b"x"])
     worker = gm.start("gm-work", "-q", "--pipe", "f", "--",
@@ -380,6 +390,7 @@ def test_wait_tells_the_error_of_a_verdict(gm, gearmand):
     worker.wait(20)
 
 
+@pytest.mark.slow
 def test_a_canary_stops_the_requeue(gm, gearmand):
     bury(gm, [b"x"] * 20)
     canary = "gm-dead -f f -n 1 | gm-requeue -q --wait && gm-dead -f f | gm-requeue -q"
@@ -407,6 +418,7 @@ def test_an_interrupted_wait_gives_everything_back(gm, gearmand):
     assert {record["state"] for record in gm("gm-dead").records} == {"dead"}
 
 
+@pytest.mark.slow
 def test_no_more_than_so_many_a_second(gm, gearmand):
     bury(gm, [b"x"] * 8)
     begin = time.monotonic()
@@ -418,6 +430,7 @@ def test_no_more_than_so_many_a_second(gm, gearmand):
         gm("gm-requeue", f"--rate={rate}", "1", status=2)
 
 
+@pytest.mark.slow
 def test_a_rate_of_jobs_that_are_waited_for(gm, gearmand):
     bury(gm, [b"x"] * 8)
     worker = gm.start("gm-work", "-q", "f", "--", "true")
@@ -429,6 +442,7 @@ def test_a_rate_of_jobs_that_are_waited_for(gm, gearmand):
     worker.wait(20)
 
 
+@pytest.mark.slow
 def test_a_slow_requeue_holds_nobody_up(gm, gearmand):
     """gm-dead waits for it in the middle of its listing: it has no transaction open, and the WAL can be emptied."""
     bury(gm, [b"x" * 2000] * 1000)
@@ -442,6 +456,7 @@ def test_a_slow_requeue_holds_nobody_up(gm, gearmand):
     both.wait(20)
 
 
+@pytest.mark.slow
 def test_strict_ends_at_the_first_that_is_bad(gm, gearmand):
     bury(gm, [b"x"] * 4)
     assert b"99: no such job" in gm("gm-requeue", "--strict", "1", "99", "2", status=1).err
@@ -452,6 +467,7 @@ def test_strict_ends_at_the_first_that_is_bad(gm, gearmand):
     assert idents(gm) == [4] and gearmand.waiting(b"f") == 2
 
 
+@pytest.mark.slow
 def test_an_interrupt_says_how_far_it_came(gm, gearmand):
     bury(gm, [b"x"] * 100)
     process = gm.start("gm-requeue", "--rate=10", stdin=listing_file(gm))
@@ -463,6 +479,7 @@ def test_an_interrupt_says_how_far_it_came(gm, gearmand):
     assert gearmand.waiting(b"f") == sent == len(gm("gm-history", "--action=requeue").records)
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away(gm, gearmand):
     bury(gm, [b"x"] * 5000)
     result = gm("bash", "-c", "set -o pipefail; gm-dead | gm-requeue | head -1", status=None)

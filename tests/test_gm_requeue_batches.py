@@ -51,6 +51,7 @@ def test_deaths_in_between_stay_whatever_batch_they_are_in(gm, memory_gearmand, 
     assert memory_gearmand.waiting(b"f") == JOBS
 
 
+@pytest.mark.slow
 def test_a_job_that_dies_again_is_sent_under_another_name_by_the_same_run(gm, memory_gearmand):
     """Its first copy, dead but not yet acknowledged, would swallow one of the same wire unique (gm-delivery(7), rule 5)."""
     bury(gm, [b"x"])
@@ -125,6 +126,7 @@ def test_a_removal_that_fails_loses_nothing(gm, memory_gearmand, listing):
     assert idents(gm) == [] and memory_gearmand.waiting(b"f") == JOBS and len(requeued(gm)) == JOBS
 
 
+@pytest.mark.slow
 def test_edits_and_what_is_sent_as_it_is_in_one_batch(gm, gearmand):
     bury(gm, [b"%d" % number for number in range(60)])
     records = gm("gm-dead").records
@@ -138,6 +140,7 @@ def test_edits_and_what_is_sent_as_it_is_in_one_batch(gm, gearmand):
     assert len(entries) == 60 and all(entry["edited"] == (entry["job"] % 3 == 1) for entry in entries)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_file_that_nobody_has_migrated(gm, memory_gearmand, version):
     old_file(gm.env["GM_QUARANTINE"], version)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from conftest import until
 
 
@@ -16,6 +17,7 @@ def test_a_glob_ends_the_pause_of_that_very_glob(gm, gearmand):
     assert gm("gm-resume", "img-[ab]").records == [{"function": "img-[ab]", "ended": "pause"}]
 
 
+@pytest.mark.slow
 def test_it_ends_the_brake_and_what_is_held_is_due(gm, gearmand):
     gm("gm-submit", "-q", "f", input=b"".join(b"%d\n" % number for number in range(8)))
     gm("gm-work", "-q", "--until-empty", "--delay=1h", "f", "--", "false")

@@ -63,6 +63,7 @@ def queue(gearmand):
         db.close()
 
 
+@pytest.mark.slow
 def test_the_very_same_jobs_go_back(gm, new_gearmand):
     """Envelopes, wire uniques and what they say, binary payloads, priorities, times: row for row what the old store held."""
     old = new_gearmand("old.db")
@@ -92,6 +93,7 @@ def test_the_very_same_jobs_go_back(gm, new_gearmand):
     assert queue(new) == before
 
 
+@pytest.mark.slow
 def test_a_live_store_in_wal_mode(gm, gearmand):
     gm("gm-submit", "f", input=b"1\n2\n3\n")
     assert [record["data"] for record in gm("gm-salvage", gearmand.store).records] == ["1", "2", "3"]

@@ -338,6 +338,7 @@ def submit_twins(server, count: int = 3) -> tuple[Peer, list[bytes]]:
     return peer, sorted(sent)
 
 
+@pytest.mark.slow
 def test_jobs_that_share_a_name_all_survive_kill_9(gm, gearmand):
     peer, sent = submit_twins(gearmand)
     for function in (b"f", b"g"):
@@ -373,6 +374,7 @@ def test_a_crash_after_some_twins_were_done_loses_none_of_the_others(gm, gearman
     assert query(gearmand.store, "SELECT count(*) FROM gm_twin") == [(0,)]
 
 
+@pytest.mark.slow
 def test_twins_that_are_all_done_leave_no_row(gm, gearmand):
     peer = Peer(gearmand.port)
     for number in range(50):

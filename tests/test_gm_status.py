@@ -11,6 +11,7 @@ from helpers import HOSTILE, answering, make_job_older, silent, terminal
 from helpers import status_of as of
 
 
+@pytest.mark.slow
 def test_counts_of_a_function(gm, gearmand, die, tmp_path):
     die("n", b"1\n2\n")
     die("n", b"3\n", "exit 1", "--tries=2", "--delay=1h")
@@ -83,6 +84,7 @@ def test_function_names_of_any_kind(gm, gearmand):
     assert b"\\xff" in gm("gm-status", "--table").out
 
 
+@pytest.mark.slow
 def test_ten_thousand_functions(gm, fake):
     rows = b"".join(b"a function name that is as long as they get, in some houses, number %05d of 10000\t%d\t0\t0\n" % (n, n % 2)
                     for n in range(10000))
@@ -121,6 +123,7 @@ def test_client_ids_with_spaces(gm, fake):
     assert (record["client"], record["functions"], record["ip"]) == ("a client é : with colons", ["f", "g"], "127.0.0.1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("--by-server",), ("--workers",), ("--prometheus",)])
 def test_silent_servers_are_given_up_all_at_once(gm, gearmand, fake, options):
     gm("gm-submit", "-q", "f", input=b"x\n")
@@ -174,6 +177,7 @@ def test_prometheus_text_without_any_server(gm):
     assert found == {("gearmang_up", ("server", gm.env["GM_SERVERS"])): 0}
 
 
+@pytest.mark.slow
 def test_what_is_stuck_stands_out_on_a_terminal(gm, gearmand, die):
     die("broken", b"1\n")
     die("late", b"1\n", "exit 1", "--tries=2", "--delay=1h")

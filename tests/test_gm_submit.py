@@ -210,6 +210,7 @@ def test_interrupted(gm, gearmand):
     assert process.wait(10) == 130 and process.err_path.read_bytes() == b""
 
 
+@pytest.mark.slow
 def test_wait_prints_results_as_they_finish(gm, gearmand):
     gm.start("gm-work", "-j2", "w", "--", "sh", "-c", 'read n; sleep "$n"; printf "slept %s\\377" "$n"')
     result = gm(SUBMIT, "--wait", "w", input=b"1\n0\n")
@@ -329,6 +330,7 @@ def test_strict_ends_where_the_server_refuses_a_job(gm, new_gearmand):
     assert b"stdin:2: the server refused it" in process.err_path.read_bytes()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_input(gm, memory_gearmand):
     script = "import os, resource, subprocess, sys\n" \
              "source = subprocess.Popen(['seq', sys.argv[1]], stdout=subprocess.PIPE)\n" \
@@ -338,6 +340,7 @@ def test_memory_does_not_grow_with_the_input(gm, memory_gearmand):
     assert many < 40 << 10 and many < few + (6 << 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quiet, shows", [(["-q"], True), ([], True), (["--json"], False)])
 def test_progress_on_a_terminal_where_no_records_are_in_its_way(gm, gearmand, quiet, shows):
     ours, theirs = pty.openpty()

@@ -76,6 +76,7 @@ def test_command_never_sees_the_envelope_and_knows_its_attempt(gm, gearmand, tmp
         f"{attempt} mine f {gearmand.server} payload" for attempt in (1, 2, 3)]
 
 
+@pytest.mark.slow
 def test_delayed_retry_waits_in_the_file_and_is_run_when_due(gm, gearmand, tmp_path):
     gm(SUBMIT, "later", input=b"x\n")
     left = gm("gm-work", "--until-empty", "--delay=1h", "later", "--", "false").err.splitlines()[-1]
@@ -96,6 +97,7 @@ def test_delayed_retry_waits_in_the_file_and_is_run_when_due(gm, gearmand, tmp_p
     assert (event["event"], event["attempts"]) == ("done", 2)
 
 
+@pytest.mark.slow
 def test_two_jobs_with_one_unique_both_fail_and_keep_their_payloads(gm, gearmand):
     gm(SUBMIT, "--unique=same", "u", input=b"first\n")
     gm("gm-work", "--until-empty", "--tries=2", "--delay=1", "u", "--", "false")
@@ -196,6 +198,7 @@ def test_quarantine_file_that_cannot_be_used(gm, gearmand, tmp_path, make):
     assert gearmand.waiting(b"f") == 1
 
 
+@pytest.mark.slow
 def test_term_finishes_the_job_in_hand(gm, gearmand, tmp_path):
     gm(SUBMIT, "slow", input=b"x\n")
     worker = gm.start("gm-work", "slow", "--", "sh", "-c", f"echo > {tmp_path}/begun; sleep 1")

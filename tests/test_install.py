@@ -186,6 +186,7 @@ def test_without_python3_venv_it_alone_is_asked_for(gm, checkout, tmp_path):
         assert "setup: not here, and needed: apt-get install python3-venv" in said
 
 
+@pytest.mark.slow
 def test_tools_run_from_a_checkout(gm, tmp_path):
     """By their path, and through a symbolic link, with no installation."""
     for tool in TOOLS:
@@ -288,14 +289,22 @@ def test_debian_package(gm, checkout, tmp_path):
     assert not (root / "var/lib/gearmang").exists() and not (root / "usr/lib/gearmang").exists()
 
 
+def is_program(path: Path) -> bool:
+    """Whether it is one itself, not a script that looks for one."""
+    with open(path, "rb") as file:
+        return file.read(2) != b"#!"
+
+
 def pythons() -> list[str]:
     """Every Python from 3.9 on this machine: those on PATH, those of pyenv, and PyPy."""
     folders = os.environ.get("PATH", "").split(":") + ["/usr/bin", "/usr/local/bin"] + \
         glob.glob(os.path.expanduser("~/.pyenv/versions/*/bin"))
-    found = {}
+    found, seen = {}, set()
     for folder in dict.fromkeys(folders):
         for path in glob.glob(f"{folder}/python3*") + glob.glob(f"{folder}/pypy3*"):
-            if re.fullmatch(r"(python3|pypy3)(\.\d+)?", os.path.basename(path)):
+            real = Path(path).resolve()
+            if re.fullmatch(r"(python3|pypy3)(\.\d+)?", os.path.basename(path)) and real not in seen and is_program(real):
+                seen.add(real)
                 done = subprocess.run([path, "-c", "import sys; print(sys.implementation.name, *sys.version_info[:2], "
                                        "sys.version_info >= (3, 9))"], capture_output=True, text=True)
                 name, _, new = done.stdout.strip().rpartition(" ")

@@ -145,6 +145,7 @@ anything = st.recursive(st.none() | st.booleans() | st.integers(-2 ** 53, 2 ** 5
                         max_leaves=8)
 
 
+@pytest.mark.slow
 @given(st.lists(st.dictionaries(st.text(), anything, max_size=4), max_size=4))
 def test_records_are_a_round_trip(wanted):
     data = written(lambda output: [output.emit(record) for record in wanted])
@@ -171,6 +172,7 @@ def test_nothing_safe_acts_on_a_terminal(text):
 UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
+@pytest.mark.slow
 def test_every_character_that_acts_or_hides_is_escaped_and_no_other():
     hiding = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2065\u3164\uffa0" + "".join(
         map(chr, [*range(0xFE00, 0xFE10), *range(0xFFF0, 0xFFF9), *range(0xE0000, 0xE1000)]))   # of no such category

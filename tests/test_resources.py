@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import pytest
 from conftest import ROOT
 from helpers import EVENT
 
@@ -17,6 +18,7 @@ TOOLS = [
     ("gm-syslog", "/nowhere/log"), ("gm-tally",), ("gm-drop", "1"), ("gm-requeue", "2")]
 
 
+@pytest.mark.slow
 def test_everything_is_closed(gm, gearmand, die):
     die("f", b"1\n2\n")
     gm.start("gm-work", "-q", "g", "--", "cat")

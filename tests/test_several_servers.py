@@ -56,6 +56,7 @@ def test_one_of_three_is_killed_for_good_and_recovered(gm, three):
     assert worker.wait(30) == 0
 
 
+@pytest.mark.slow
 def test_what_failed_on_the_server_that_is_gone_goes_on_elsewhere(gm, three):
     """Retries and deaths are in the quarantine file: they do not hang on the server that they came from."""
     gm("gm-submit", input=jobs(f"job-{number}" for number in range(60)))

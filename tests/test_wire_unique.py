@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -34,6 +35,7 @@ def well_formed(unique: bytes) -> bool:
     return 1 <= len(unique) <= 63 and b"\0" not in unique
 
 
+@pytest.mark.slow
 @many
 @given(functions, small, known, payloads)
 @example(b"f", b"0" * 63, Header(), b"x")
@@ -77,6 +79,7 @@ def test_cut_lengthened_or_changed_it_is_plain(function, own, header, data):
     assert found is None or found[0] == own
 
 
+@pytest.mark.slow
 def test_accidents_are_rare():
     """A unique of another program that begins with ~ and 22 of our characters is taken for one of ours once in 65,536."""
     dice = random.Random(1)
