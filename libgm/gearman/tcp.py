@@ -14,7 +14,8 @@ def connect(host: str, port: int, seconds: float) -> socket.socket:
 
     Raises OSError, and ValueError for a host that cannot be a name.
     """
-    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    name = host.encode() if host.isascii() else host   # bytes spare every start the codec for other names
+    addresses = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
     until = time.monotonic() + seconds
     trouble = OSError("no address")
     for tried, (family, kind, protocol, _, address) in enumerate(addresses):
