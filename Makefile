@@ -33,8 +33,8 @@ lint:
 	@.ci/setup lint
 	@$(RUN) .ci/lint
 
-# The tests run also where a linter complains; either failure is make's.
-PYTEST = $(RUN) .ci/lint; lint=$$?; $(RUN) python3 -m pytest -q -n 2 --dist worksteal
+# The tests run also where a linter complains; either failure is make's. Four at once on two cores: many wait more than they work.
+PYTEST = $(RUN) .ci/lint; lint=$$?; $(RUN) python3 -m pytest -q -n 4 --dist worksteal
 
 test:
 	@.ci/setup test

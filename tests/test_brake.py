@@ -146,11 +146,12 @@ def test_a_success_between_two_failures_tells_a_bad_job(gm, gearmand):
 
 
 def test_in_an_outage_starts_are_spaced_over_all_workers(gm, gearmand, tmp_path):
-    submit(gm, *map(str, range(60)))
+    submit(gm, *map(str, range(6)))
     worker = gm.start("gm-work", "-j4", "--delay=60", "f", "--", "sh", "-c", "date +%s.%N >>starts; exit 1")
     until(lambda: counted(worker)["hold"])
     query(gm, "UPDATE brake SET since = since - 60")
     began = time.time()
+    submit(gm, *map(str, range(6, 60)))
     until(lambda: counted(worker)["hold"] >= 30, 40)
     starts = [float(line) for line in (tmp_path / "starts").read_text().split() if float(line) > began + 0.5]
     assert len(starts) / (starts[-1] - starts[0]) < 14, "ten a second"

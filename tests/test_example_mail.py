@@ -37,13 +37,13 @@ def check_outcome(out, messages: int, printed: bytes) -> None:
     assert (out / "disturbed.log").read_bytes().count(b"killed ") > 3
 
 
-@pytest.mark.slow(60)
+@pytest.mark.slow(50)
 @pytest.mark.timeout(400)
 def test_the_chain_in_python(gm, tmp_path):
     find_gearmand()
     out = tmp_path / "a folder"
-    result = gm(MAIL / "run", "800", out, timeout=380)
-    check_outcome(out, 800, result.out)
+    result = gm(MAIL / "run", "400", out, timeout=380)
+    check_outcome(out, 400, result.out)
     assert len({letter["shape"] for letter in lines(out / "truth.jsonl")}) > 60
     assert strays(tmp_path) == []
 
@@ -53,8 +53,8 @@ def test_the_chain_in_python(gm, tmp_path):
 def test_the_chain_in_shell(gm, tmp_path):
     find_gearmand()
     out = tmp_path / "a folder"
-    result = gm(MAIL / "run", "--shell", "30", out, timeout=380)
-    check_outcome(out, 30, result.out)
+    result = gm(MAIL / "run", "--shell", "20", out, timeout=380)
+    check_outcome(out, 20, result.out)
     assert b"-- shell/decode_mail >" in result.out and b"gm-python" not in result.out
     assert strays(tmp_path) == []
 

@@ -34,13 +34,14 @@ def test_workers_stop_and_go_on(gm, gearmand):
 
 def test_what_is_begun_is_finished_and_what_is_in_hand_goes_back(gm, gearmand):
     gm("gm-submit", "-q", "f", input=b"".join(b"%d\n" % number for number in range(50)))
-    go = gm.home / "go"
+    go, begun = gm.home / "go", gm.home / "begun"
     worker = gm.start("gm-work", "--pipe", "f", "--", "sh", "-c", f"""
         while read -r line; do
+            : >{begun}
             while ! [ -e {go} ]; do sleep 0.05; done
             echo '{{"ok":true}}'
         done""")
-    until(lambda: gearmand.status()[b"f"][1] >= 1)
+    until(begun.exists)
     gm("gm-pause", "-q", "f")
     until(lambda: b"paused" in worker.err_path.read_bytes())
     go.touch()

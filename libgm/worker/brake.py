@@ -75,21 +75,21 @@ class Brake:
         """
         if not self.limit:
             return None
-        found, now = self.look(store), time.time()
-        if found.since is not None and found.since > now:
-            found.since = now
-        header.known_bad = header.known_bad or came_between(header, found.succeeded)
-        if header.known_bad:
-            return None
-        if found.since is not None:
-            return self.hold(header) if now - found.since < LASTING else None
-        key = wire.key_text(header.key)
-        if key not in found.failed:
-            failed = [*found.failed, key][-self.limit:]
-            self.row, self.outage = len(failed), len(failed) >= self.limit
-            with store.transaction(durable=False):
+        with store.transaction(durable=False):   # other workers fail and succeed at the same time
+            found, now = self.look(store), time.time()
+            if found.since is not None and found.since > now:
+                found.since = now
+            header.known_bad = header.known_bad or came_between(header, found.succeeded)
+            if header.known_bad:
+                return None
+            if found.since is not None:
+                return self.hold(header) if now - found.since < LASTING else None
+            key = wire.key_text(header.key)
+            if key not in found.failed:
+                failed = [*found.failed, key][-self.limit:]
+                self.row, self.outage = len(failed), len(failed) >= self.limit
                 outages.note_failure(store, self.function, failed, *((now, error) if self.outage else (None, None)))
-        return None
+            return None
 
     def hold(self, header: wire.Header) -> float:
         """Seconds for which a job that has failed so often is held."""
