@@ -10,10 +10,11 @@ import select
 import signal
 import struct
 import subprocess
+import sys
 import termios
 
 import pytest
-from conftest import NO_SERVER, until
+from conftest import NO_SERVER, ROOT, until
 
 SUBMIT = "gm-submit"
 
@@ -362,3 +363,18 @@ def test_progress_on_a_terminal_where_no_records_are_in_its_way(gm, gearmand, qu
     if not shows:
         assert b"handle" in os.read(ours, 1 << 16)
     os.close(ours)
+
+
+def test_no_progress_from_the_background_of_a_shell(gm):
+    """It would be drawn over what the foreground shows."""
+    asks = f"{sys.executable} -c 'from libgm.shell.progress import in_background; print(in_background())'"
+    pid, master = pty.fork()
+    if not pid:
+        os.chdir(ROOT)
+        os.execvpe("bash", ["bash", "-c", f"set -m; {asks}; true | {asks}; {asks} & wait"], gm.env)
+    shown = b""
+    while shown.count(b"e\r\n") < 3:
+        shown += os.read(master, 65536)
+    os.close(master)
+    os.waitpid(pid, 0)
+    assert shown.split()[:3] == [b"False", b"False", b"True"]
