@@ -46,7 +46,7 @@ def future(text: str, name: str, now: float) -> float:
     try:
         return epoch(text)
     except ValueError:
-        raise Usage(f"{name}: neither a DURATION (2h) nor an ISO 8601 time: {text!r}") from None
+        raise Usage(f"{name}: neither a duration (2h) nor an ISO 8601 time: {text!r}") from None
 
 
 def epoch(text: str) -> float:

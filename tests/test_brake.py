@@ -72,7 +72,7 @@ def test_an_outage_pushes_no_job_into_quarantine(gm, gearmand, tmp_path, options
     assert dead(gm) == [] and gm("gm-dead", "--delayed").records == [] and gearmand.status()[b"f"][0] == 0
     assert query(gm, "SELECT failed, since FROM brake") == [("[]", None)]
     said = worker.err_path.read_text()
-    assert said.count("taken for an outage") == 1 and "--brake=0" in said and "the outage is over" in said
+    assert said.count("assuming an outage") == 1 and "--brake=0" in said and "the outage is over" in said
 
 
 @pytest.mark.slow(10)

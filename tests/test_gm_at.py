@@ -78,7 +78,7 @@ def test_a_clock_that_was_stepped(gm, gearmand):
 
 def test_durable_before_it_is_printed_and_refused_when_it_cannot_be(gm, gearmand):
     assert gm("gm-at", "1h", "f", input=b"\nx\n", status=1).err.startswith(b"gm-at: stdin:1: empty payload")
-    assert b"WHEN: neither a DURATION" in gm("gm-at", "tomorrow", "f", input=b"x\n", status=2).err
+    assert b"WHEN: neither a duration" in gm("gm-at", "tomorrow", "f", input=b"x\n", status=2).err
     assert b"WHEN is missing" in gm("gm-at", status=2).err
     gm("gm-at", "--quarantine=/nowhere/q.db", "1h", "f", input=b"x\n", status=111)
 

@@ -140,7 +140,7 @@ def test_a_round_trip(gm, gearmand, fake):
     assert check(gm, "server", "--round-trip", "-w", "@0:1h").state == "WARNING"
     # the check's own function is nobody's trouble, but can be asked for
     assert check(gm, "workers").state == "UNKNOWN" and check(gm, "queue").text == "0 waiting, 0 functions"
-    assert check(gm, "queue", "-f", "gm-check").text == "0 waiting, 1 functions"
+    assert check(gm, "queue", "-f", "gm-check").text == "0 waiting, 1 function"
     running = [gm.start("gm-check", "server", "--round-trip") for _ in range(4)]   # at once, they do each other's jobs
     assert [process.wait(30) for process in running] == [0] * 4
     answer = check(gm, "server", "--round-trip", "-s", answering(fake, b"f\t0\t0\t0\n"), env={"GM_TIMEOUT": "0.5"})

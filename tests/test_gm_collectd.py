@@ -71,7 +71,7 @@ def test_servers_that_come_and_go(gm, gearmand):
     until(lambda: last(process).get(("f", "waiting")) == 1)
     assert [line.split(b": ", 1)[1] for line in process.err_path.read_bytes().splitlines()] == [
         f"{gearmand.server}: cannot connect: connection refused: is gearmand running? gm-server starts one".encode(),
-        b"all is back"]
+        b"all servers and the quarantine file answer again"]
 
 
 def test_a_silent_server_does_not_hold_the_others(gm, fake):

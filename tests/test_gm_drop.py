@@ -60,7 +60,7 @@ def test_records_come_out_one_deed_at_a_time(gm, die):
     drop.stdin.flush()
     until(lambda: drop.out_path.read_bytes().count(b"\n") == 1)
     drop.send_signal(signal.SIGTERM)
-    assert drop.wait(20) == 130 and b"1 jobs were removed before that" in drop.err_path.read_bytes()
+    assert drop.wait(20) == 130 and b"interrupted: 1 job removed before that" in drop.err_path.read_bytes()
     drop.stdin.close()
 
 

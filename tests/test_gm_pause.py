@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 
 import pytest
@@ -90,9 +91,9 @@ def test_a_server_that_is_down_may_have_workers(gm):
 def test_gm_status_and_gm_check_say_it(gm, gearmand):
     gm("gm-submit", "-q", "f", input=b"x\n")
     assert gm("gm-check", "workers", status=2).out.startswith(b"GEARMANG WORKERS CRITICAL")
-    gm("gm-pause", "-q", "--why=new disk", "f")
+    gm("gm-pause", "-q", "--why=new disk", "--until=1h", "f")
     row, = gm("gm-status", "--json").records
-    assert "paused by" in row["trouble"] and "new disk" in row["trouble"]
+    assert re.fullmatch(r"paused by \S+ \d+s ago, until \d{4}-\d\d-\d\dT[\d:]+Z: new disk", row["trouble"])
     checked = gm("gm-check", "workers", status=0)
     assert b"paused" in checked.out
 

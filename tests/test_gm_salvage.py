@@ -239,7 +239,7 @@ def test_an_empty_payload_is_told_and_refused(gm, place, gearmand):
     path = make(place / "q.db", [("a", "f", 1, b"1", 0), ("b", "f", 1, None, 0)])
     result = gm("bash", "-c", f"gm-salvage {path} | gm-submit", status=1)
     assert [record["unique"] for record in result.records] == ["a"]
-    assert b"1 jobs have an empty payload" in result.err and b"stdin:2: empty payload" in result.err
+    assert b"1 job with an empty payload: " in result.err and b"stdin:2: empty payload" in result.err
     # for workers of gm-work it can go in an envelope
     gm("bash", "-c", f"gm-salvage {path} | jq -c 'select(.data == \"\") | .envelope = {{attempts: 0}}' | gm-submit")
     assert gearmand.waiting(b"f") == 2

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SBIN, free_port, until
 
+from libgm.units import counted
+
 
 def mode(path) -> int:
     return stat.S_IMODE(os.stat(path).st_mode)
@@ -46,7 +48,7 @@ def refused(gm, *args, status) -> bytes:
 
 def starting(server, jobs: int) -> bytes:
     """The line with which gm-server starts."""
-    return f"gm-server: {server.server}: starting gearmand, its queue in {server.store}: {jobs} jobs\n".encode()
+    return f"gm-server: {server.server}: starting gearmand, its queue in {server.store}: {counted(jobs, 'job')}\n".encode()
 
 
 def test_jobs_survive_kill_9(gm, gearmand, tmp_path):

@@ -10,10 +10,11 @@ import select
 import signal
 import struct
 import subprocess
+import sys
 import termios
 
 import pytest
-from conftest import NO_SERVER, until
+from conftest import NO_SERVER, ROOT, until
 
 SUBMIT = "gm-submit"
 
@@ -230,7 +231,7 @@ def test_wait_says_that_nobody_works_and_goes_on_when_somebody_does(gm, gearmand
     until(client.err_path.read_bytes)
     gm.start("gm-work", "-s", has.server, "w", "--", "cat")
     assert client.wait(10) == 0
-    assert client.err_path.read_text() == f"gm-submit: w: waiting: no worker for it on {has.server}\n"
+    assert client.err_path.read_text() == f"gm-submit: w: waiting, but no worker on {has.server} can do it\n"
 
 
 def test_interrupted_while_it_waits_it_says_what_becomes_of_the_jobs(gm, gearmand):
@@ -240,7 +241,7 @@ def test_interrupted_while_it_waits_it_says_what_becomes_of_the_jobs(gm, gearman
     until(lambda: gearmand.waiting(b"w") == 2)
     client.send_signal(signal.SIGINT)
     assert client.wait(10) == 130
-    assert client.err_path.read_bytes().endswith(b"gm-submit: 2 jobs were waited for: what no worker has begun of them is gone\n")
+    assert client.err_path.read_bytes().endswith(b"gm-submit: no result yet of 2 jobs: cancelled, unless a worker has begun it\n")
     assert not gm("gm-work", "--until-empty", "w", "--", "cat").records
 
 
@@ -251,7 +252,7 @@ def test_results_of_a_server_that_dies_are_not_known(gm, gearmand):
     until(lambda: gearmand.waiting(b"w") == 2)
     gearmand.kill()
     assert client.wait(10) == 111
-    assert client.err_path.read_bytes().endswith(b": 2 jobs were accepted before that: of 2 the result is not known\n")
+    assert client.err_path.read_bytes().endswith(b": 2 jobs accepted before that: of 2 the result is not known\n")
 
 
 def test_wait_takes_an_empty_payload_and_fails_when_a_job_does(gm, gearmand):
@@ -362,3 +363,18 @@ def test_progress_on_a_terminal_where_no_records_are_in_its_way(gm, gearmand, qu
     if not shows:
         assert b"handle" in os.read(ours, 1 << 16)
     os.close(ours)
+
+
+def test_no_progress_from_the_background_of_a_shell(gm):
+    """It would be drawn over what the foreground shows."""
+    asks = f"{sys.executable} -c 'from libgm.shell.progress import in_background; print(in_background())'"
+    pid, master = pty.fork()
+    if not pid:
+        os.chdir(ROOT)
+        os.execvpe("bash", ["bash", "-c", f"set -m; {asks}; true | {asks}; {asks} & wait"], gm.env)
+    shown = b""
+    while shown.count(b"e\r\n") < 3:
+        shown += os.read(master, 65536)
+    os.close(master)
+    os.waitpid(pid, 0)
+    assert shown.split()[:3] == [b"False", b"False", b"True"]

@@ -80,7 +80,7 @@ def test_command_never_sees_the_envelope_and_knows_its_attempt(gm, gearmand, tmp
 def test_delayed_retry_waits_in_the_file_and_is_run_when_due(gm, gearmand, tmp_path):
     gm(SUBMIT, "later", input=b"x\n")
     left = gm("gm-work", "--until-empty", "--delay=1h", "later", "--", "false").err.splitlines()[-1]
-    assert left.startswith(b"gm-work: later: 1 retries wait for their time, the first for 3") and left.endswith(b"works next")
+    assert left.startswith(b"gm-work: later: 1 delayed job left, the first due in 3") and left.endswith(b"what is due")
     record, = dead(gm, "--delayed")
     assert record["state"] == "delayed" and record["attempts"] == 1 and record["due"]
     assert gearmand.status()[b"later"][0] == 0 and dead(gm) == []

@@ -282,7 +282,8 @@ def test_without_room_in_the_file_jobs_are_not_acknowledged_and_go_on_when_there
     limit_files(children(worker.pid), resource.RLIM_INFINITY)
     until(lambda: counted(worker) == {"dead": 2, "done": 1})
     said = worker.err_path.read_text()
-    assert said.count("trying again") == 1 and said.count("going on") == 1
+    # the process that releases retries may have found no room either
+    assert said.count("trying again") == 1 and said.count("going on") == 1 + said.count("delayed retries: ")
     assert sorted(record["data"] for record in dead(gm)) == ["1", "3"] and gearmand.status()[b"f"][0] == 0
 
 

@@ -131,10 +131,11 @@ def test_sections_of_the_page(tool):
 
 
 def test_tests_that_gm_delivery_7_names():
-    """Each rule names tests that show it, and they are there."""
+    """Each rule names tests that show it, and so does what happens when the file is replaced; they are there."""
     rules = re.split(r"^\.Ss ", page("gm-delivery.7").partition(".Sh RULES\n")[2].partition("\n.Sh ")[0], flags=re.M)[1:]
     assert [rule.split(".")[0] for rule in rules] == [str(number) for number in range(1, 11)]
-    for rule in rules:
+    replaced = page("gm-delivery.7").partition(".Sh IF THE FILE IS REPLACED\n")[2].partition("\n.Sh ")[0]
+    for rule in [*rules, replaced]:
         named = re.findall(r"^tests/(\w+\.py)::(\w+)$", rule.partition("Shown by")[2], re.M)
         assert named, f"man/gm-delivery.7: rule {rule[:20]} names no test"
         for file, test in named:

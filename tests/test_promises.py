@@ -27,7 +27,7 @@ PROMISES = {
     "a server is lost while": ("test_gm_submit.py::test_a_server_killed_in_mid_stream_loses_nothing_that_was_acknowledged",),
     "gm-requeue is killed half-way": ("test_gm_requeue.py::test_killed_at_twenty_points_it_loses_nothing",),
     "gm-reap ends it": ("test_gm_reap.py::test_a_killed_job_is_an_attempt_and_its_worker_goes_on",),
-    "So a command must stand to be run again": ADVICE,
+    "So a command must be safe to run again": ADVICE,
     "Use a new file each time": ADVICE,
     "Attempts that killed their worker": (
         "test_promises.py::test_a_killer_gets_its_tries_on_each_machine",

@@ -307,6 +307,14 @@ def test_tools_that_change_the_file_see_that_it_is_another(gm, gearmand, path, t
         assert process.out_path.read_bytes().count(b"\n") == 1
 
 
+def test_a_missing_file_is_what_a_new_user_has(gm, tmp_path):
+    env = {"GM_QUARANTINE": str(tmp_path / "nowhere" / "q.db")}
+    for args in (["gm-dead"], ["gm-requeue", "1"]):
+        assert b"q.db: no such file: nothing was quarantined yet, or set GM_QUARANTINE" in gm(*args, env=env, status=111).err
+    result = gm("gm-bury", input=line(1), env=env, status=111)
+    assert result.err == f"gm-bury: {env['GM_QUARANTINE']}: cannot make it: there is no folder {tmp_path}/nowhere\n".encode()
+
+
 def test_gm_collect_answers_nothing_that_is_in_another_file(gm, gearmand, path, tmp_path):
     collector = gm.start("gm-collect")
     gm("gm-submit", "-q", "gearmang", input=b"1\n")

@@ -11,6 +11,8 @@ import termios
 import pytest
 from conftest import ROOT
 
+from libgm.shell.table import wrapped
+
 TOOL = '''#!/usr/bin/env python3
 """List.
 
@@ -105,6 +107,14 @@ def test_an_error_that_would_be_cut_gets_a_line_of_its_own(listing):
         " 2  middle   middle   middle   middle   middle   middle", "    " + LONG]
     out, _ = listing("x" * 500, "--columns=6", columns=80)
     assert out.splitlines()[3] == "    " + "x" * 75 + "…"
+
+
+def test_words_go_on_over_the_lines_that_they_may_have():
+    text = " ".join(["cannot decode"] * 12)
+    first, second, third = wrapped(text, 76, 3)
+    assert max(map(len, (first, second, third))) <= 76 and " ".join((first, second, third)) == text
+    assert len(wrapped(text * 5, 76, 3)) == 3 and wrapped(text * 5, 76, 3)[2].endswith("…")
+    assert wrapped("x" * 500, 76, 3)[2].endswith("…") and wrapped("short", 76, 3) == ["short"]
 
 
 def test_an_error_that_fits_stays_in_its_row(listing):

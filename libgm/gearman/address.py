@@ -54,5 +54,5 @@ def parse_servers(text: str) -> list[Server]:
         if server not in found:
             found.append(server)
     if not found:
-        raise Usage("server list: it is empty")
+        raise Usage("server list: empty: give host[:port], [v6]:port or tls://host:port")
     return found

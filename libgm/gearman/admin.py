@@ -203,4 +203,4 @@ def warn_without_worker(waited: set) -> None:
     for server, queues in ask_all(servers, Admin.queues)[0]:
         working = {queue.function for queue in queues if queue.workers}
         for function in sorted(function for where, function in waited if where == server and function not in working):
-            warn(f"{function.decode('utf-8', 'replace')}: waiting: no worker for it on {server}")
+            warn(f"{function.decode('utf-8', 'replace')}: waiting, but no worker on {server} can do it")

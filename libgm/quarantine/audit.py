@@ -81,4 +81,4 @@ def absent(store: Store, ident: int) -> str:
     if not jobs.ever_was(store, ident):
         return f"{ident}: no such job"
     done = last(store, ident)
-    return f"{ident}: " + (f"{done}: see gm-history {ident}" if done else "tried again since: no longer delayed")
+    return f"{ident}: " + (f"{done}: see gm-history {ident}" if done else "no longer here: it was delayed, and was tried again")

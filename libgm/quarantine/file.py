@@ -78,13 +78,12 @@ def has_wal(path: str) -> bool:
         return False
 
 
-def open_failure(path: str, error: OSError) -> str:
-    """Why the file cannot be opened, as the end of a message."""
+def open_failure(path: str, create: bool, error: OSError) -> str:
+    """Why the file cannot be opened, as the end of a message. create: whether it was to be made."""
     if isinstance(error, FileNotFoundError):
-        folder = os.path.dirname(path)
-        if not os.path.isdir(folder):
-            return f"no such file: there is no folder {folder}"
-        return "no such file: nothing was quarantined yet, or $GM_QUARANTINE is not set"
+        if create:
+            return f"cannot make it: there is no folder {os.path.dirname(path)}"
+        return "no such file: nothing was quarantined yet, or set GM_QUARANTINE to the right file"
     return f"cannot open: {reason(error)}"
 
 
@@ -153,7 +152,7 @@ class Store:
             found = os.stat(self.given)
             self.device, self.inode = found.st_dev, found.st_ino
         except OSError as error:
-            raise Unavailable(f"{path}: {open_failure(self.path, error)}") from None
+            raise Unavailable(f"{path}: {open_failure(self.path, create, error)}") from None
         if not readonly and not may(self.path, os.W_OK):
             raise Unavailable(f"{path}: cannot write: permission denied")
         try:

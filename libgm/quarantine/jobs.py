@@ -262,7 +262,7 @@ def keyed(values: dict, fields: dict) -> dict:
 def _count(name: str, value: object) -> int:
     """A number of a record. Raises BadRecord."""
     if type(value) is not int or not 0 <= value <= COUNTS[name]:
-        raise BadRecord(f"{name} is not a number that a record has there")
+        raise BadRecord(f"{name} is not an integer from 0 to {COUNTS[name]}")
     return value
 
 
@@ -276,7 +276,7 @@ def _text(name: str, value: object) -> str:
     if name == "priority" and value not in job.PRIORITIES:
         raise BadRecord(f"priority is not one of {', '.join(job.PRIORITIES)}")
     if name == "reason" and value not in REASONS and not (value.isprintable() and 0 < len(value) <= MAX_TEXT):
-        raise BadRecord("reason holds control characters, or is no reason")
+        raise BadRecord(f"reason is not a line of 1 to {MAX_TEXT} characters")
     return value
 
 

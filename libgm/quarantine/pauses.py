@@ -5,7 +5,7 @@ from __future__ import annotations
 from libgm import names
 from libgm.quarantine import processes
 from libgm.quarantine.file import Store, raw, text
-from libgm.units import age
+from libgm.units import age, iso
 
 
 class Pause:
@@ -20,9 +20,9 @@ class Pause:
         return names.matches(function, self.glob)
 
     def summary(self, now: float) -> str:
-        """The pause in a few words, with its age: `paused by root 5m: new disk`."""
-        return ("paused" + (f" by {self.user}" if self.user else "") + f" {age(max(0, now - self.since))}" +
-                (f": {self.why}" if self.why else ""))
+        """The pause in a few words, with its age: `paused by root 5m ago, until 2026-11-24T13:42:00Z: new disk`."""
+        return ("paused" + (f" by {self.user}" if self.user else "") + f" {age(max(0, now - self.since))} ago" +
+                (f", until {iso(self.until)}" if self.until else "") + (f": {self.why}" if self.why else ""))
 
     def __str__(self) -> str:
         return "paused" + (f" by {self.user}" if self.user else "") + (f": {self.why}" if self.why else "")

@@ -47,6 +47,6 @@ class Trouble:
     def over(self) -> None:
         """Report that it works again, if it had failed."""
         if self.text is not None:
-            warn("going on")
+            warn("it works again: going on")
         self.text, self.times = None, 0
         self.backoff.reset()

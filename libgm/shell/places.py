@@ -19,6 +19,14 @@ def quarantine(args: dict) -> str:
     return given or os.path.join(state_folder(), "quarantine.db")
 
 
+def is_default(path: str) -> bool:
+    """Whether a path is that of the quarantine file that no option and no variable names."""
+    try:
+        return path == os.path.join(state_folder(), "quarantine.db")
+    except (Unavailable, Usage):
+        return False
+
+
 def state_folder(option: str = "--quarantine", file: str = "quarantine.db") -> str:
     """The folder of a file that no option names: SYSTEM where that exists, else the user's own, which may not exist yet.
 

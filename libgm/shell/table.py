@@ -25,10 +25,14 @@ class Listing:
 
     args: has --json and --table, which force a form. columns: of (heading, function from record to cell). where: what
     is listed, for the message of an empty listing. stands_out(record): whether a terminal shows the row bold and red,
-    unless $NO_COLOR is set.
+    unless $NO_COLOR is set. lines: how many the last column may have of its own. spare: headings of columns that a narrow
+    table leaves out, in this order. height: the lines that a table may have.
     """
 
-    def __init__(self, args: dict, columns: list, where: str, stands_out=lambda record: False):
+    def __init__(self, args: dict, columns: list, where: str, stands_out=lambda record: False, lines: int = 1,
+                 spare: tuple[str, ...] = (), height: int | None = None):
+        self.lines, self.spare, self.height = lines, spare, height
+        self.hidden = 0   # rows that the height had no room for
         self.terminal = os.isatty(1)
         self.table = args["--table"] or (self.terminal and not args["--json"])
         self.columns, self.where, self.stands_out = columns, where, stands_out
@@ -58,9 +62,11 @@ class Listing:
     def print_rows(self) -> None:
         """Print the rows at hand, the first time under a heading."""
         import shutil
-        heads = [name for name, _ in self.columns]
         width = shutil.get_terminal_size((80, 24)).columns
         first = not self.form
+        if first:
+            self.leave_out(width)
+        heads = [name for name, _ in self.columns]
         self.form = self.form or best_form(heads, self.rows, width)
         if self.form == BLOCKS:
             entries = [block(heads, row, width) for row in self.rows]
@@ -69,8 +75,21 @@ class Listing:
             if first:
                 self.print_lines(heading)
         for entry, mark in zip(entries, self.marks):
+            if self.height is not None and (self.hidden or len(entry) > self.height):
+                self.hidden += 1
+                continue
             self.print_lines([line and f"\x1b[1;31m{line}\x1b[m" for line in entry] if mark else entry)
         self.rows, self.marks = [], []
+
+    def leave_out(self, width: int) -> None:
+        """Leave out spare columns, as few as let the rows stand on lines; none where that does not help."""
+        columns, rows = self.columns, self.rows
+        for name in ("", *self.spare):
+            kept = [at for at, (head, _) in enumerate(columns) if head != name]
+            columns, rows = [columns[at] for at in kept], [[row[at] for at in kept] for row in rows]
+            if best_form([head for head, _ in columns], rows, width) != BLOCKS:
+                self.columns, self.rows = columns, rows
+                return
 
     def aligned(self, heads: list[str], width: int) -> list[list[str]]:
         """The lines of the heading, then of each row, in columns."""
@@ -90,7 +109,7 @@ class Listing:
         if self.form == FOLDED:
             for entry, value in zip(entries, [heads[-1], *(row[-1] for row in self.rows)]):
                 if value != "":
-                    entry.append(" " * INDENT + cut(str(value), width - INDENT, False))
+                    entry += [" " * INDENT + line for line in wrapped(str(value), width - INDENT, self.lines)]
         return entries
 
     def flush(self) -> None:
@@ -100,6 +119,8 @@ class Listing:
         self.output.flush()
 
     def print_lines(self, lines: list[str]) -> None:
+        if self.height is not None:
+            self.height -= len(lines)
         self.output.write("".join(line.rstrip() + "\n" for line in lines).encode("utf-8", "replace"))
 
     def close(self) -> None:
@@ -154,6 +175,14 @@ def block(heads: list[str], row: list, width: int) -> list[str]:
         parts = [text[at:at + room] for at in range(0, len(text), room)]
         lines += [f"{head if not at else '':<{left}}{part}" for at, part in enumerate(parts)]
     return [*lines, ""]
+
+
+def wrapped(text: str, size: int, lines: int) -> list[str]:
+    """text in so many lines of size characters at most, with an ellipsis for the rest."""
+    if lines == 1 or len(text) <= size:
+        return [cut(text, size, False)]
+    import textwrap
+    return textwrap.wrap(text, size, max_lines=lines, placeholder="…")
 
 
 def cut(text: str, size: int, end: bool) -> str:

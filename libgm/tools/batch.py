@@ -11,6 +11,7 @@ from libgm.quarantine.file import Store
 from libgm.shell.lines import Input, Output, ReaderGone, records, stdin_or_usage
 from libgm.shell.messages import PROG, summarize, warn
 from libgm.shell.progress import Progress
+from libgm.units import counted
 
 BATCH_BYTES = 8 << 20   # of payload that one transaction takes
 CACHE = 64 << 10        # kB of pages in memory
@@ -55,12 +56,13 @@ class Batch:
         except ReaderGone:
             self.output.quiet = True
             self.settle()
-            warn(f"standard output: its reader has gone: stopped after {self.done} jobs")
+            warn(f"standard output: its reader has gone: stopped after {counted(self.done, 'job')}")
             return NO
         except (Error, KeyboardInterrupt) as error:
             self.see_through(error)
             if self.done:
-                warn(f"{self.done} jobs were {self.done_to} before that")
+                how = "interrupted: " * isinstance(error, KeyboardInterrupt)
+                warn(f"{how}{counted(self.done, 'job')} {self.done_to} before that")
             raise
         finally:
             self.progress.close()
@@ -85,7 +87,7 @@ class Batch:
     def summary(self) -> str:
         """What was done, and how much is left, for a person."""
         left = jobs.dead(self.store)
-        return f"{self.done} job{'s' * (self.done != 1)} {self.done_to}; {left} dead job{'s' * (left != 1)} {self.remain}"
+        return f"{counted(self.done, 'job')} {self.done_to}; {counted(left, 'dead job')} {self.remain}"
 
     def open(self) -> None:
         """Open the file, when there is something to do: empty input changes nothing."""
@@ -209,9 +211,9 @@ class Action(Batch):
         if "id" not in record:
             raise BadRecord("no id in the record: only a quarantined job can be sent back or dropped")
         if type(ident) is not int or not 0 < ident < 1 << 63:
-            raise BadRecord("id is not a number of a job")
+            raise BadRecord("id is not a positive integer")
         if type(record.get("revision", 1)) is not int:
-            raise BadRecord("revision is not a number")
+            raise BadRecord("revision is not an integer")
         return Item(where, ident, record)
 
     def look_up(self, batch: list[Item]) -> list[tuple[Item, tuple]]:

@@ -45,7 +45,7 @@ class Bury(Batch):
                 raise FileNotFoundError
             values = {**values, "payload_file": path, "payload_digest": payloads.digest_of(path)}
         except FileNotFoundError:
-            raise BadRecord(f"its payload stands in {values['payload_file']}, which is not here") from None
+            raise BadRecord(f"its payload is in {values['payload_file']}, which is not here") from None
         except OSError as error:
             raise BadRecord(f"{path}: cannot read its payload: {reason(error)}") from None
         return values if "key" in record else jobs.keyed(values, record)

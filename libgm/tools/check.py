@@ -19,7 +19,7 @@ from libgm.quarantine import jobs, outages, overview
 from libgm.quarantine.file import Store
 from libgm.shell.run import plain
 from libgm.tools import reap, status
-from libgm.units import SECONDS
+from libgm.units import SECONDS, counted
 
 DEFAULTS = {"queue": ("10", "100"), "workers": ("", ""), "age": ("5m", "15m"), "dead": ("0", ""), "server": ("", "")}
 OWN = b"gm-check"   # the function of --round-trip
@@ -206,7 +206,8 @@ class Survey(Resource):
         total = sum(row[field] for row in rows)
         if rows or not self.facts:
             self.shown = [(field, total), *((f"{names.text(row['function'])}_{field}", row[field]) for row in rows)]
-        self.fine = f"{total} {field}, {len(rows)} functions"
+        sums = counted(total, "worker") if field == "workers" else f"{total} {field}"
+        self.fine = f"{sums}, {counted(len(rows), 'function')}"
 
     def queue(self) -> None:
         self.add_brakes()

@@ -17,6 +17,7 @@ from libgm.quarantine.payloads import Spool
 from libgm.shell.lines import Output, ReaderGone
 from libgm.shell.messages import Trouble, warn
 from libgm.shell.signals import Control
+from libgm.units import counted
 
 WINDOW = 200           # jobs asked for at once; each batch is durable before any of it is acknowledged
 BATCH_BYTES = 16 << 20
@@ -118,7 +119,7 @@ class Collector:
                 self.control.happened()
             self.output.close()
         except ReaderGone:
-            warn(f"standard output: its reader has gone: stopping after {self.collected} jobs")
+            warn(f"standard output: its reader has gone: stopping after {counted(self.collected, 'job')}")
             status = NO
         except Replaced:
             worker.release()   # unanswered: its server keeps it
@@ -162,7 +163,7 @@ class Collector:
             except ServerLost as error:
                 lost[assigned.server] = error
         for loss in lost.values():
-            warn(f"{loss}: what it handed out is collected, and will be seen again")
+            warn(f"{loss}: its jobs are collected, but it will hand them out again")
         batch[0].worker.drain(None, self.stop_at)   # the answers do not wait for whoever reads our records
         self.collected += len(batch)
         if not self.output.quiet:

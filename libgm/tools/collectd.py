@@ -63,7 +63,7 @@ class Gauges:
             if text not in self.trouble:
                 warn(text)
         if self.trouble and not trouble:
-            warn("all is back")
+            warn("all servers and the quarantine file answer again")
         self.trouble = trouble
 
     def line(self, function: bytes, kind: str, value: int) -> str:

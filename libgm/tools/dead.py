@@ -85,7 +85,7 @@ def go_on(store: Store, deaths: selection.Deaths, found: Listing) -> None:
 def group(store: Store, wanted: dict, after: int, limit: int | None, form: dict) -> int:
     """List the causes of the selected jobs, the most frequent first; as listing()."""
     what = "delayed jobs" if wanted["state"] == "delayed" else "dead jobs"
-    found = Listing(form, cause_columns(time.time()), f"{what} in {store.path}")
+    found = Listing(form, cause_columns(time.time()), f"{what} in {store.path}", lines=3)
     try:
         for values in selection.causes(store, wanted, after, limit):
             found.add(cause(values))

@@ -17,6 +17,7 @@ from libgm.shell.lines import Output, ReaderGone
 from libgm.shell.messages import Trouble, summarize, warn
 from libgm.shell.progress import Progress
 from libgm.shell.signals import Control
+from libgm.units import counted
 from libgm.worker.attempt import Attempt
 
 WINDOW = 500                   # jobs asked for at once; each batch is durable before any of it is answered
@@ -78,15 +79,15 @@ class Drain:
             worker.release()   # what has arrived and is not ours to take any more
             self.output.close()
         except ReaderGone:
-            warn(f"standard output: its reader has gone: stopped after {self.drained} jobs")
+            warn(f"standard output: its reader has gone: stopped after {counted(self.drained, 'job')}")
             return NO
         summarize(self.output, self.summary())
         return INTERRUPTED if self.control.stopping else NO if self.lost else OK
 
     def summary(self) -> str:
         dead = jobs.dead(self.store)
-        return (f"{self.drained} job{'s' * (self.drained != 1)} drained" +
-                (f", {self.told} clients told" if self.told else "") + f"; {dead} dead job{'s' * (dead != 1)}")
+        return (f"{counted(self.drained, 'job')} drained" +
+                (f", {counted(self.told, 'client')} told" if self.told else "") + f"; {counted(dead, 'dead job')}")
 
     def batch(self, worker: Worker) -> list[Attempt]:
         """The jobs that are here now, waiting for the first of them, no more than are left to take."""
@@ -123,7 +124,7 @@ class Drain:
                 attempt.assigned.warning(TOLD)
                 attempt.assigned.fail()
             except ServerLost as error:
-                warn(f"{attempt.handle}: {error}: it is drained, and will be seen again")
+                warn(f"{attempt.handle}: {error}: the job is drained, but the server will hand it out again")
                 self.lost = True
         worker.drain(None, self.stop_at)
         self.answered = [attempt.run for attempt in kept]

@@ -47,12 +47,12 @@ def listing(store: Store, idents: list[int], wanted: dict, after: int, limit: in
 
     form: has --json and --table, as Listing takes it.
     """
-    found = Listing(form, columns(time.time()), f"requeues, drops or burials in {store.path}")
+    found = Listing(form, columns(time.time()), f"entries in {store.path}")
     jobs = [{"job": ident} for ident in idents] or [{}]
     entries = (values for each in jobs for values in audit.entries(store, {**wanted, **each}, after, limit, newest))
     for values in islice(entries, limit):
         found.add(record(values))
     if not found.any and (idents or after or any(value is not None for value in wanted.values())):
-        found.where = f"requeues, drops or burials that match in {store.path}"
+        found.where = f"entries that match in {store.path}"
     found.close()
     return OK

@@ -12,6 +12,7 @@ from libgm.quarantine.file import Store
 from libgm.quarantine.pauses import Pause
 from libgm.shell.lines import Output
 from libgm.shell.messages import PROG, warn
+from libgm.units import counted
 
 
 def open_store(path: str, create: bool) -> Store:
@@ -51,7 +52,8 @@ def pause(path: str, servers: list, globs: list[bytes], until: float | None, why
             output.emit(record)
             if output.summarized:
                 name = glob.decode("utf-8", "replace")
-                warn(f"{name}: paused; {reached} gm-work reached" + (f"; {left} other workers go on" if left else ""))
+                warn(f"{name}: paused; {reached} gm-work reached" +
+                     (f"; not reached: {counted(left, 'other worker')}" if left else ""))
         output.close()
         return status
     finally:

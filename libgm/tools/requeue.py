@@ -14,6 +14,7 @@ from libgm.shell.lines import Output
 from libgm.shell.messages import warn
 from libgm.shell.signals import held
 from libgm.tools.batch import Action, Item
+from libgm.units import counted
 
 TYPE_CHECKING = False   # what typing's is, without the cost of importing that
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ class Requeue(Action):
     def edited(self, item: Item, found: Sending) -> tuple[bytes, bytes, str] | None:
         """(function, payload, priority) to send with --edit, where the record's differ from the file's. Raises BadRecord."""
         if found.payload_file:
-            raise BadRecord(f"its payload is too large for a worker: it stands in {found.payload_file}")
+            raise BadRecord(f"its payload is too large for a worker: it is in {found.payload_file}")
         if item.record is None or shows(item.record, found):
             return None
         kept = raw(found.function), raw(found.data), found.priority
@@ -275,7 +276,7 @@ class Requeue(Action):
             sent, again = self.background.end() or ((), ())
             self.done += len(sent)
             for found in again:
-                self.report(f"{found.id}: was sent, but failed again meanwhile: the newer failure stays")
+                self.report(f"{found.id}: was sent, but failed again meanwhile: see gm-dead {found.id}")
             if not self.output.quiet:
                 stays = set(again)
                 for found in sent:
@@ -295,13 +296,13 @@ class Requeue(Action):
             finally:
                 self.remove()
         elif self.submitter and self.submitter.outstanding:
-            warn(f"{self.submitter.outstanding} jobs were waited for: they stay in quarantine, also those that a worker "
-                 "has begun")
+            warn(f"no result yet of {counted(self.submitter.outstanding, 'job')}: still in quarantine, even if a worker "
+                 "has begun it")
 
     def end(self) -> None:
         self.remove()
         if self.again:
-            warn(f"{self.again} of these jobs may run twice: who sent them before did not end")
+            warn(f"{self.again} of these jobs may run twice: an earlier gm-requeue died while it sent them")
         claims.void(self.store)
         if self.submitter:
             self.submitter.close()

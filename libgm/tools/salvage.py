@@ -14,7 +14,7 @@ from libgm.shell.messages import warn
 from libgm.shell.table import Listing, shown
 from libgm.tools import twins
 from libgm.tools.readonly_sqlite import ReadOnly
-from libgm.units import iso
+from libgm.units import counted, iso
 
 BATCH_ROWS, BATCH_BYTES = 500, 1 << 20   # of a page: a reader that holds the file for long makes submissions fail
 NAMED = 20                               # lost jobs that are named one by one
@@ -192,7 +192,8 @@ def list_jobs(queue: Queue, listing: Listing) -> int:
         listing.add(record(row, queue.twin_of(row[1])))
     listing.close()
     if empty:
-        warn(f"{queue.path}: {empty} jobs have an empty payload: gm-submit refuses those, since gearmand would not start again")
+        warn(f"{queue.path}: {counted(empty, 'job')} with an empty payload: gm-submit refuses that, since gearmand would not "
+             "start again")
     if queue.lost:
         report_lost(queue)
         status = NO

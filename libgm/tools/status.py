@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 from libgm import job, names
 from libgm.errors import Error, Unavailable
 from libgm.quarantine import overview, tallies
 from libgm.quarantine.file import Store
+from libgm.shell import places
 from libgm.shell.messages import warn
-from libgm.shell.table import Listing, shown
+from libgm.shell.table import INDENT, Listing, shown
 from libgm.units import age, iso
 
 COUNTS = ("waiting", "running", "workers")       # of a server
 KEPT = ("delayed", "held", "dead")               # of the quarantine file
 LATE = 5.0        # seconds after its time that a retry is overdue
 OVERSTAY = 900.0  # seconds after which a running job is shown as trouble
+TROUBLE_LINES = 3   # that a table has for what is wrong with a function
+
+
+def open_file(args: dict) -> tuple[Store | None, Error | None]:
+    """Open the quarantine file. Return it, None where there is none, and the error where it cannot be read. Report either.
+
+    A file that is not there yet is an error if --quarantine names it. $GM_QUARANTINE may name it wrongly, so that is
+    reported, but not where it names the file that is the default.
+    """
+    try:
+        path = places.quarantine(args)
+        if args["--quarantine"] or os.path.exists(path):
+            return Store(path, readonly=True), None
+        if not places.is_default(path):
+            warn(f"{path}: no such file yet, so no dead or delayed jobs are shown: GM_QUARANTINE names it")
+    except Unavailable as error:
+        warn(str(error))
+        return None, error
+    return None, None
 
 
 def queues(servers: list) -> tuple[list[tuple], list[Error]]:
@@ -206,8 +227,9 @@ def in_order(records: list[dict], fold: bool) -> list[dict]:
     """
     import shutil
     found = sorted(records, key=lambda record: not record.get("trouble"))
-    lines = 2 + len(found) + sum(bool(record.get("trouble")) for record in found)   # what is wrong may have a line of its own
-    if fold and lines > shutil.get_terminal_size((80, 24)).lines:
+    size = shutil.get_terminal_size((80, 24))
+    own = [min(TROUBLE_LINES, -(-len(record.get("trouble") or "") // max(1, size.columns - INDENT))) for record in found]
+    if fold and 2 + len(found) + sum(own) > size.lines:
         shown = [record for record in found if busy(record)]
         if shown and len(shown) < len(found):
             warn(f"{len(found) - len(shown)} idle functions are not shown: gm-status -f '*' shows all")
@@ -273,7 +295,7 @@ def show(snapshot: Snapshot, view: str, args: dict, unread: Error | None) -> boo
         where = ", ".join(map(str, snapshot.servers))
         listing = Listing(args, columns, "days counted yet" if view == "days" else
                           f"{'workers' if view == 'workers' else 'functions'} on {where}",
-                          stands_out=lambda record: record.get("trouble"))
+                          stands_out=lambda record: record.get("trouble"), lines=TROUBLE_LINES)
         if listing.table:
             records = in_order(records, listing.terminal and view == "functions" and snapshot.glob is None)
         for record in records:

@@ -7,6 +7,7 @@ from libgm.errors import NO, OK, BadRecord, Error, Strict, Usage
 from libgm.shell.lines import Output, ReaderGone
 from libgm.shell.messages import summarize, warn
 from libgm.shell.progress import Progress
+from libgm.units import counted
 
 TYPE_CHECKING = False   # as mypy reads it; the client is imported when there is a job
 if TYPE_CHECKING:
@@ -44,12 +45,12 @@ class Submission:
         except KeyboardInterrupt:
             self.output.flush()
             if self.wait and self.submitter is not None and self.submitter.outstanding:
-                warn(f"{self.submitter.outstanding} jobs were waited for: what no worker has begun of them is gone")
+                warn(f"no result yet of {counted(self.submitter.outstanding, 'job')}: cancelled, unless a worker has begun it")
             raise
         except Error as error:
             self.output.flush()
             unknown = self.submitter.outstanding if self.wait and self.submitter is not None else 0
-            warn(f"{error}" + (f": {self.accepted} jobs were accepted before that" if self.accepted else "") +
+            warn(f"{error}" + (f": {counted(self.accepted, 'job')} accepted before that" if self.accepted else "") +
                  (f": of {unknown} the result is not known" if unknown else ""))
             return error.status
         finally:
@@ -59,7 +60,7 @@ class Submission:
         return self.status
 
     def summary(self) -> str:
-        jobs = f"{self.accepted} job{'s' * (self.accepted != 1)}"
+        jobs = counted(self.accepted, "job")
         return f"{jobs} submitted" if not self.wait else f"{jobs} ended; {self.failed} failed"
 
     def bad(self, error: BadRecord) -> None:
@@ -131,7 +132,7 @@ class Submission:
                 self.submitter.finish()
         except Error as error:
             warn(str(error))
-        warn(f"standard output: its reader has gone: stopped after {self.accepted} jobs")
+        warn(f"standard output: its reader has gone: stopped after {counted(self.accepted, 'job')}")
 
 
 def accepted_record(item: tuple, handle: bytes, server) -> dict:

@@ -131,14 +131,14 @@ class Outage:
 
     def take(self, lines: bytes) -> None:
         if self.began is not None and count(lines, "done"):
-            warn(f"{self.function}: a job succeeded: the outage is over, what was held is tried again")
+            warn(f"{self.function}: a job succeeded: the outage is over, and the held jobs are tried again")
             self.__init__(self.settings)
         if not count(lines, "hold"):
             return
         if self.began is None:
             self.began = time.monotonic()
             self.at = self.began + SUMMARY
-            warn(f"{self.function}: {self.settings.brake} different jobs failed in a row: taken for an outage. Until one "
+            warn(f"{self.function}: {self.settings.brake} different jobs failed in a row: assuming an outage. Until one "
                  "succeeds, failures are held and do not count (--brake=0 counts each)")
         for line in lines.splitlines():
             if line.startswith(b'{"event":"hold"'):

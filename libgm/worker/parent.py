@@ -71,6 +71,7 @@ class Parent:
         """--until-empty: tell what is left for whoever works next."""
         from libgm.quarantine import jobs, pauses
         from libgm.quarantine.file import Store
+        from libgm.units import counted
         function = self.settings.function.decode("utf-8", "replace")
         try:
             store = Store(self.settings.quarantine, readonly=True)
@@ -81,10 +82,10 @@ class Parent:
             warn(str(error))
             return
         if pause:
-            warn(f"{function}: {pause}: what waits is left to whoever works next")
+            warn(f"{function}: {pause}: its jobs stay in the queue")
         if count:
-            warn(f"{function}: {count} retries wait for their time, the first for {max(0.0, due - time.time()):.3g} s: "
-                 "left to whoever works next")
+            warn(f"{function}: {counted(count, 'delayed job')} left, the first due in "
+                 f"{max(0.0, due - time.time()):.3g} s: any gm-work on this file submits what is due")
 
     @property
     def terms(self) -> int:

@@ -105,8 +105,8 @@ def warn_of_droppers(settings) -> None:
     answers, _ = ask_all(settings.servers, lambda admin: admin.drops_released_jobs())
     for server, drops in answers:
         if drops:
-            warn(f"{server}: drops the job of a worker that goes away, as geard does: one that is given back, or brings its "
-                 "worker down, is lost")
+            warn(f"{server}: this server drops the job of a worker that goes away, as geard does: a job that is given back, "
+                 "or that kills its worker, is lost")
 
 
 def open_store(settings) -> Store:

@@ -155,7 +155,7 @@ class Settler:
             with self.store.patience(1.0):
                 starts.mark(self.store, self.store.process, "released")
         except Unavailable as error:
-            warn(f"{error}: what ends this job now will count as an attempt")
+            warn(f"{error}: if this job is ended now, that counts as an attempt")
 
     def too_large(self, attempt: Attempt) -> None:
         """Quarantine a payload that no worker takes, here even with --via: its file is here (rule 10)."""
@@ -301,7 +301,7 @@ class Settler:
                     attempt.assigned.warning(said)
                 attempt.assigned.fail()
         except ServerLost as lost:
-            warn(f"{attempt.handle}: {lost}: it will be seen again")
+            warn(f"{attempt.handle}: {lost}: the server will hand the job out again")
 
     # ---- given back
 
