@@ -324,6 +324,24 @@ def test_a_release_that_a_hung_server_cut_off_is_tried_again(gm, gearmand):
     assert worker.wait(20) == 0 and gearmand.waiting(b"f") == 1
 
 
+@pytest.mark.slow
+def test_a_release_that_could_not_be_written_is_overdue_until_it_can(gm, gearmand):
+    """As where the disk is full between the server's acknowledgement and the removal; the second copy merges with the first."""
+    gm("gm-submit", "-q", "f", input=b"1\n")
+    gm("gm-work", "-q", "--until-empty", "--delay=1h", "f", "--", "false")
+    with gm.database() as db:
+        db.execute("UPDATE job SET due = 1")
+        db.execute("CREATE TRIGGER stop BEFORE DELETE ON job BEGIN SELECT raise(ABORT, 'cut off here'); END")
+    worker = gm.start("gm-work", "-q", "--delay=1h", "g", "--", "true")
+    until(lambda: b"cut off here" in worker.err_path.read_bytes())
+    until(lambda: [record["trouble"] for record in gm("gm-status", "-f", "f").records if "overdue" in (record["trouble"] or "")])
+    until(lambda: gm("gm-dead", "--delayed").records[0]["state"] == "delayed")   # not claimed any more
+    with gm.database() as db:
+        db.execute("DROP TRIGGER stop")
+    until(lambda: gm("gm-dead", "--delayed").records == [])
+    assert gearmand.waiting(b"f") == 1 and worker.poll() is None
+
+
 @pytest.mark.slow(10)
 def test_deaths_in_the_meantime_are_still_there(gm, gearmand):
     """Jobs die again, and others with the same uniques die too, while they are being sent back."""

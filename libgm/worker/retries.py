@@ -35,9 +35,11 @@ def release_due(store: Store, settings) -> int:
                 submitter = Submitter(settings.servers, on_accept=lambda found, handle, server: accepted.append(found),
                                       on_refuse=lambda found, error: refused.append(error))
             accepted.clear()
-            lost = send(submitter, claimed)
-            claims.remove_released(store, accepted)
-            claims.void(store)
+            try:
+                lost = send(submitter, claimed)
+                claims.remove_released(store, accepted)
+            finally:
+                claims.void(store)
             released += len(accepted)
             if lost or refused:
                 raise lost or refused[0]
