@@ -260,6 +260,14 @@ def test_foreground_says_it_for_a_whole_function(gm, gearmand):
     assert event["event"] == "drop" and dead(gm) == []
 
 
+def test_a_foreign_unique_says_nothing_about_a_waiting_client(gm, gearmand):
+    """gearmang itself once marked waited-for jobs by `~w` at the end of their unique."""
+    gm("gearman", "-h", "127.0.0.1", "-p", gearmand.port, "-b", "-f", "w", "-u", "theirs~w", "payload")
+    found = work_until_empty(gm, "w", "false", options=["--tries=2"]).records
+    assert [(event["event"], event["unique"]) for event in found] == [("retry", "theirs~w"), ("dead", "theirs~w")]
+    assert [(record["unique"], record["data"]) for record in dead(gm)] == [("theirs~w", "payload")]
+
+
 def test_malformed_envelope_is_payload(gm, gearmand):
     payload = b'%gm1 {"attempts":-1}\nrest'
     gm(SUBMIT, "e", "-", input=payload)

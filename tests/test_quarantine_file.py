@@ -325,6 +325,21 @@ def test_gm_collect_answers_nothing_that_is_in_another_file(gm, gearmand, path, 
     until(lambda: gearmand.waiting(b"gearmang") == 1)
 
 
+def test_no_retry_is_released_from_a_file_that_was_moved_away(gm, gearmand, path, tmp_path):
+    """The row is still in it: whoever puts it back would have the job twice."""
+    gm("gm-submit", "-q", "f", input=b"x\n")
+    gm("gm-work", "-q", "--until-empty", "--delay=1h", "f", "--", "false")
+    gm.start("gm-work", "-q", "--max-delay=1h", "other", "--", "true")
+    until(lambda: [row for row in gm("gm-status", "--workers").records if row.get("tool") == "gm-work releaser"])
+    for side in ("", "-wal", "-shm"):
+        (path.parent / f"{path.name}{side}").rename(tmp_path / f"moved.db{side}")
+    with gm.database(tmp_path / "moved.db") as db:
+        db.execute("UPDATE job SET due = 1")
+    until(path.exists, what="another releaser has begun, with a new file")
+    assert gearmand.waiting(b"f") == 0
+    assert [record["data"] for record in gm("gm-dead", "--delayed", f"--quarantine={tmp_path}/moved.db").records] == ["x"]
+
+
 def test_a_process_whose_row_is_gone_is_in_the_file_again(gm, path, store):
     """As after .restore of sqlite3's, with the file open in other processes."""
     first = store.rows("SELECT * FROM process")
