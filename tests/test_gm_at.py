@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import subprocess
 import time
 
 import pytest
@@ -81,6 +84,31 @@ def test_durable_before_it_is_printed_and_refused_when_it_cannot_be(gm, gearmand
     assert b"WHEN: neither a duration" in gm("gm-at", "tomorrow", "f", input=b"x\n", status=2).err
     assert b"WHEN is missing" in gm("gm-at", status=2).err
     gm("gm-at", "--quarantine=/nowhere/q.db", "1h", "f", input=b"x\n", status=111)
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_points_it_keeps_what_it_printed_and_no_job_twice(gm, gearmand):
+    dice, printed = random.Random(15), set()
+    for run in range(20):
+        process = gm.start("gm-at", "--unique-data", "1h", "f", stdin=subprocess.PIPE)
+        kept = dice.randrange(9)
+        for number in range(10):
+            process.stdin.write(b"%d.%d\n" % (run, number))
+            process.stdin.flush()
+            if number < kept:   # each a transaction of its own
+                until(lambda: process.out_path.read_bytes().count(b"\n") > number)
+                wal = os.stat(gm.env["GM_QUARANTINE"] + "-wal").st_mtime_ns
+        if kept and dice.randrange(2):   # in the midst of the last one
+            until(lambda: os.stat(gm.env["GM_QUARANTINE"] + "-wal").st_mtime_ns != wal, longest=0.001)
+        process.kill()
+        process.wait(20)
+        printed |= {json.loads(line)["unique"] for line in process.out_path.read_bytes().splitlines()}
+    delayed = [record["unique"] for record in gm("gm-dead", "--delayed").records]
+    assert printed <= set(delayed) and len(delayed) == len(set(delayed)) >= 20 and len(printed) < 200
+    with gm.database() as db:
+        db.execute("UPDATE job SET due = 1")
+    until(lambda: gm("gm-work", "-q", "--until-empty", "another", "--", "true") and not gm("gm-dead", "--delayed").records)
+    assert sorted(event["unique"] for event in gm("gm-work", "--until-empty", "f", "--", "true").records) == sorted(delayed)
 
 
 def test_equal_jobs_are_two_jobs(gm, gearmand):

@@ -141,17 +141,17 @@ def test_beside_a_gm_work_it_ends_and_no_job_is_seen_twice(gm, gearmand):
 
 
 @pytest.mark.slow(10)
-def test_killed_anywhere_no_job_is_lost(gm, gearmand):
+def test_killed_at_twenty_points_it_loses_no_job(gm, gearmand):
     submit(gm, 1000)
     dice, kills = random.Random(7), 0
-    for _ in range(12):
-        drain = gm.start("gm-drain", "-q", "f", "150")
-        left = gearmand.waiting(b"f") - dice.randrange(100)
+    for _ in range(20):
+        drain = gm.start("gm-drain", "-q", "f", "90")
+        left = gearmand.waiting(b"f") - dice.randrange(60)
         until(lambda: drain.poll() is not None or gearmand.waiting(b"f") <= left, longest=0.005)
         kills += drain.poll() is None
         drain.kill()
         drain.wait(20)
-    assert kills > 5
+    assert kills > 10
     dead, done = accounted(gm)
     assert set(dead) | set(done) == set(range(1000))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 
@@ -105,3 +106,21 @@ def test_a_pause_is_kept_across_restarts(gm, gearmand):
     assert result.records == [] and b"paused" in result.err
     assert gearmand.waiting(b"f") == 1
     assert os.path.exists(gm.env["GM_QUARANTINE"])
+
+
+def test_killed_at_twenty_points_no_job_is_lost_or_run_twice(gm, gearmand):
+    """gm-pause and gm-resume in turn, beside workers that fetch, give back and go on."""
+    gm("gm-submit", "-q", "f", input=b"".join(b"%d\n" % number for number in range(200)))
+    worker = gm.start("gm-work", "-j2", "f", "--", "sh", "-c", "read n; echo $n >>ran; sleep 0.02")
+    dice, kills = random.Random(15), 0
+    until(lambda: records(worker))
+    for number in range(20):
+        process, moments = gm.start("gm-resume" if number % 2 else "gm-pause", "f"), iter([False] * dice.randrange(40))
+        until(lambda: process.poll() is not None or next(moments, True), longest=0.005)
+        kills += process.poll() is None
+        process.kill()
+        process.wait(20)
+    assert kills > 5
+    gm("gm-resume", "f", status=None)
+    until(lambda: sum(record["event"] == "done" for record in records(worker)) == 200, 60)
+    assert sorted(map(int, (gm.home / "ran").read_text().split())) == list(range(200))
