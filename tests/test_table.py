@@ -32,7 +32,7 @@ from libgm.shell.table import Listing
 def main(args):
     names = ["id", *(f"column{n}" for n in range(options.number(args, "--columns"))), "error"]
     columns = [(name, lambda record, name=name: record.get(name, "middle")) for name in names]
-    found = Listing(args, columns, "dead jobs in FILE")
+    found = Listing(options.wants_table(args), columns, "dead jobs in FILE")
     words = args["WORD"] or ["some text"]
     for number in range(options.number(args, "--rows")):
         found.add({"id": number, "error": words[number % len(words)]})

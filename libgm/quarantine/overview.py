@@ -7,8 +7,7 @@ import collections
 from libgm.quarantine import outages, pauses, processes, starts
 from libgm.quarantine.file import Store, raw
 
-FIELDS = {"dead": 0, "delayed": 0, "held": 0, "overdue": 0, "oldest_dead": None, "oldest_start": None, "brake": None,
-          "paused": None}
+FIELDS = {"dead": 0, "delayed": 0, "held": 0, "overdue": 0, "oldest_dead": None, "oldest_start": None, "brake": None}
 STATES = "SELECT function, state, count(*), min(last_failed) FROM job GROUP BY function, state"
 OVERDUE = "SELECT function, count(*) FROM job WHERE state = 'delayed' AND due < ? GROUP BY function"
 RUNNING = "SELECT function, process, run, started FROM start"
@@ -26,8 +25,7 @@ def functions(store: Store, now: float, late: float) -> dict[bytes, dict]:
     """FIELDS of each function that the file knows.
 
     oldest_dead, oldest_start: epoch seconds, or None. overdue: jobs that should have been released `late` seconds ago. brake:
-    (since, why) of an outage, or None. paused: the pauses.Pause that the function is under, or None. Memory grows with the
-    functions, and one look at the index of jobs counts them.
+    (since, why) of an outage, or None. Memory grows with the functions, and one look at the index of jobs counts them.
     """
     found: dict[bytes, dict] = {}
 

@@ -7,12 +7,12 @@ import sqlite3
 import time
 
 from libgm import names
-from libgm.errors import BadRecord, Unavailable
+from libgm.errors import Unavailable, Usage
 from libgm.quarantine.file import Store, raw, reason_of, text
 from libgm.quarantine.jobs import COLUMNS, fetch, select
 
 BATCH_ROWS, BATCH_BYTES = 500, 1 << 20   # of a page
-GROUPS = 20_000                          # causes of a page
+CAUSES = 20_000                          # of a page
 FINGERPRINT = 12                         # hex digits of a whole one
 COMPARED = {"since": "{time} >= ?", "until": "{time} <= ?", "unique": "unique_ = ?", "revised": "revision > ?"}
 RECENT = 60.0                            # seconds that a death which raised a revision may take to be written
@@ -100,7 +100,7 @@ def paged(store: Store, table: str, columns: tuple, selected: tuple[str, list], 
 
 
 def pattern(match: str | None):
-    """The compiled --match. Raises BadRecord."""
+    """The compiled --match. Raises Usage."""
     if match is None:
         return None
     import re
@@ -110,7 +110,7 @@ def pattern(match: str | None):
             warnings.simplefilter("ignore")
             return re.compile(match)
     except (re.error, OverflowError, RecursionError) as error:
-        raise BadRecord(f"--match: not a regular expression: {error}") from None
+        raise Usage(f"--match: not a regular expression: {error}") from None
 
 
 def jobs(store: Store, selectors: dict, after: int = 0, limit: int | None = None, newest: bool = False,
@@ -118,7 +118,7 @@ def jobs(store: Store, selectors: dict, after: int = 0, limit: int | None = None
     """The selected rows, by jobs.COLUMNS, as paged() has them.
 
     match (a regular expression on the error) is tried here, not by SQLite: with no transaction open, however long it
-    takes. Raises BadRecord.
+    takes. Raises Usage.
     """
     selectors = dict(selectors)
     matches = pattern(selectors.pop("match", None))
@@ -174,7 +174,7 @@ CAUSE = "function, fingerprint, count(*) AS count, min(first_failed) AS first, m
 
 def causes(store: Store, selectors: dict, after: int = 0, limit: int | None = None):
     """The selected jobs by cause, the most frequent first: dicts of count, function (bytes), reason, error (of the
-    sample), fingerprint, first_failed, last_failed (epoch seconds), sample (an id, the newest). Raises BadRecord."""
+    sample), fingerprint, first_failed, last_failed (epoch seconds), sample (an id, the newest). Raises Usage."""
     selectors = dict(selectors)
     matches = pattern(selectors.pop("match", None))
     state = selectors.pop("state")   # spelled out, since its index is a partial one
@@ -194,9 +194,9 @@ def _in_sql(store: Store, terms: str, values: list, limit: int | None):
            "JOIN job ON job.id = g.sample ORDER BY count DESC, sample DESC")
     left, page, last = limit, [], (-(1 << 62), 0)
     while left is None or left > 0:
-        page = store.rows(sql, (*values, *last, min(GROUPS, GROUPS if left is None else left)))
+        page = store.rows(sql, (*values, *last, min(CAUSES, CAUSES if left is None else left)))
         yield from page
-        if len(page) < GROUPS:
+        if len(page) < CAUSES:
             return
         left = left and left - len(page)
         last = -page[-1][2], -page[-1][5]

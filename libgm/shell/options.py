@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from libgm import units
@@ -165,6 +166,11 @@ def ids(operands: list[str]) -> list[int]:
         if not (operand.isascii() and operand.isdigit() and len(operand) < 20 and int(operand) < 1 << 63):
             raise Usage(f"not an id: {operand!r}")
     return [int(operand) for operand in operands]
+
+
+def wants_table(args: dict) -> bool:
+    """Whether a listing is a table, as it is on a terminal; --table and --json force a form."""
+    return args["--table"] or (os.isatty(1) and not args["--json"])
 
 
 def exclude(args: dict, names, why: str) -> None:

@@ -23,18 +23,17 @@ BLOCK_LINES = 4   # of a value in a block
 class Listing:
     """A listing on standard output.
 
-    args: has --json and --table, which force a form. columns: of (heading, function from record to cell). where: what
-    is listed, for the message of an empty listing. stands_out(record): whether a terminal shows the row bold and red,
-    unless $NO_COLOR is set. lines: how many the last column may have of its own. spare: headings of columns that a narrow
-    table leaves out, in this order. height: the lines that a table may have.
+    table: a table, else JSON lines. columns: of (heading, function from record to cell). where: what is listed, for the
+    message of an empty listing. stands_out(record): whether a terminal shows the row bold and red, unless $NO_COLOR is
+    set. lines: how many the last column may have of its own. spare: headings of columns that a narrow table leaves out,
+    in this order. height: the lines that a table may have.
     """
 
-    def __init__(self, args: dict, columns: list, where: str, stands_out=lambda record: False, lines: int = 1,
+    def __init__(self, table: bool, columns: list, where: str, stands_out=lambda record: False, lines: int = 1,
                  spare: tuple[str, ...] = (), height: int | None = None):
         self.lines, self.spare, self.height = lines, spare, height
         self.hidden = 0   # rows that the height had no room for
-        self.terminal = os.isatty(1)
-        self.table = args["--table"] or (self.terminal and not args["--json"])
+        self.table, self.terminal = table, os.isatty(1)
         self.columns, self.where, self.stands_out = columns, where, stands_out
         self.any = False
         self.rows: list[list] = []

@@ -7,7 +7,7 @@ import os
 import time
 
 from libgm import job
-from libgm.errors import NO, OK, BadRecord, Unavailable, Usage, reason
+from libgm.errors import NO, OK, Unavailable, Usage, reason
 from libgm.quarantine import jobs, processes, selection
 from libgm.quarantine.audit import DONE, absent
 from libgm.quarantine.file import Store, raw
@@ -39,24 +39,30 @@ def cause_columns(now: float) -> list:
             ("fingerprint", lambda record: record["fingerprint"] or ""), ("error", lambda record: record["error"] or "")]
 
 
-def listing(store: Store, wanted: dict, after: int, limit: int | None, newest: bool, follow: bool, form: dict) -> int:
+def listing(store: Store, wanted: dict, after: int, limit: int | None, newest: bool, follow: bool, table: bool) -> int:
     """List the selected jobs with ids above after, at most limit, oldest or newest first. follow: then go on with each death
-    as it happens.
-
-    wanted: as of selection.jobs(). form: has --json and --table, as Listing takes it.
-    """
-    what = "delayed jobs" if wanted["state"] == "delayed" else "dead jobs"
-    found = Listing(form, columns(time.time(), wanted["state"] == "delayed"), f"{what} in {store.path}")
-    try:
-        deaths = selection.Deaths(store, wanted) if follow else None
-        for values in selection.jobs(store, wanted, after, limit, newest, deaths.last if deaths else None):
-            found.add(record_of(store, values))
-    except BadRecord as error:
-        raise Usage(str(error)) from None
+    as it happens. wanted: as of selection.jobs(). table: as Listing takes it."""
+    found = Listing(table, columns(time.time(), wanted["state"] == "delayed"), "")
+    deaths = selection.Deaths(store, wanted) if follow else None
+    for values in selection.jobs(store, wanted, after, limit, newest, deaths.last if deaths else None):
+        found.add(record_of(store, values))
     if deaths:
         go_on(store, deaths, found)
+    return end(found, store, wanted, bool(after))
+
+
+def list_causes(store: Store, wanted: dict, after: int, limit: int | None, table: bool) -> int:
+    """List the causes of the selected jobs, the most frequent first; as listing()."""
+    found = Listing(table, cause_columns(time.time()), "", lines=3)
+    for values in selection.causes(store, wanted, after, limit):
+        found.add(cause(values))
+    return end(found, store, wanted, bool(after))
+
+
+def end(found: Listing, store: Store, wanted: dict, after: bool) -> int:
+    """End a listing; the exit status."""
     if not found.any:
-        found.where = not_any(store, wanted, what, bool(after))
+        found.where = not_any(store, wanted, after)
     found.close()
     return OK
 
@@ -82,23 +88,9 @@ def go_on(store: Store, deaths: selection.Deaths, found: Listing) -> None:
         pause = max(LOOK, 10 * (time.monotonic() - begun))
 
 
-def group(store: Store, wanted: dict, after: int, limit: int | None, form: dict) -> int:
-    """List the causes of the selected jobs, the most frequent first; as listing()."""
-    what = "delayed jobs" if wanted["state"] == "delayed" else "dead jobs"
-    found = Listing(form, cause_columns(time.time()), f"{what} in {store.path}", lines=3)
-    try:
-        for values in selection.causes(store, wanted, after, limit):
-            found.add(cause(values))
-    except BadRecord as error:
-        raise Usage(str(error)) from None
-    if not found.any:
-        found.where = not_any(store, wanted, what, bool(after))
-    found.close()
-    return OK
-
-
-def not_any(store: Store, wanted: dict, what: str, after: bool) -> str:
+def not_any(store: Store, wanted: dict, after: bool) -> str:
     """What an empty listing lists: the whole file, a function that it has nothing of, or a selection."""
+    what = f"{wanted['state']} jobs"
     if wanted["function"] is not None:
         known = sorted(function.decode("utf-8", "replace") for function in selection.functions(store))
         if wanted["function"] not in known:
@@ -118,10 +110,9 @@ def cause(found: dict) -> dict:
     return record
 
 
-def show(store: Store, wanted: list[int], form: dict) -> int:
-    """Show the jobs with these ids, in any state: records, or on a terminal a page each."""
+def show(store: Store, wanted: list[int], page: bool) -> int:
+    """Show the jobs with these ids, in any state: a page each, or records."""
     status = OK
-    page = form["--table"] or (os.isatty(1) and not form["--json"])
     output = Output()
     for ident in wanted:
         values = jobs.fetch(store, ident)

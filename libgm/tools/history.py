@@ -9,7 +9,7 @@ from libgm import job
 from libgm.errors import OK
 from libgm.quarantine import audit
 from libgm.quarantine.file import Store, raw
-from libgm.shell.table import Listing
+from libgm.shell.table import Listing, ago, shown
 from libgm.units import iso
 
 
@@ -35,19 +35,15 @@ def of_job(store: Store, shown: dict) -> list[dict]:
 
 def columns(now: float) -> list:
     """The table's columns."""
-    from libgm.shell.table import ago, shown
     return [("time", ago(now, "time")), ("action", lambda entry: entry["action"] + (" (edited)" if entry["edited"] else "")),
             ("by", lambda entry: f"{entry['user']}@{entry['host']}"), ("job", lambda entry: entry["job"] or ""),
             ("function", lambda entry: shown(entry, "function")), ("unique", lambda entry: shown(entry, "unique")),
             ("why, or error", lambda entry: entry["why"] or entry["error"] or "")]
 
 
-def listing(store: Store, idents: list[int], wanted: dict, after: int, limit: int | None, newest: bool, form: dict) -> int:
-    """List what was done: with these ids, or with all, as far as wanted selects it (None: any).
-
-    form: has --json and --table, as Listing takes it.
-    """
-    found = Listing(form, columns(time.time()), f"entries in {store.path}")
+def listing(store: Store, idents: list[int], wanted: dict, after: int, limit: int | None, newest: bool, table: bool) -> int:
+    """List what was done: with these ids, or with all, as far as wanted selects it (None: any)."""
+    found = Listing(table, columns(time.time()), f"entries in {store.path}")
     jobs = [{"job": ident} for ident in idents] or [{}]
     entries = (values for each in jobs for values in audit.entries(store, {**wanted, **each}, after, limit, newest))
     for values in islice(entries, limit):

@@ -274,9 +274,9 @@ VIEWS = {   # what makes the records, and the columns of their table
 }
 
 
-def show(snapshot: Snapshot, view: str, args: dict, unread: Error | None) -> bool:
-    """Print a view of VIEWS, or prometheus; whether no server could be asked. args: --json and --table. unread: why the
-    quarantine file cannot be read, or None."""
+def show(snapshot: Snapshot, view: str, table: bool, unread: Error | None) -> bool:
+    """Print a view of VIEWS, or prometheus; whether no server could be asked. table: as Listing takes it. unread: why
+    the quarantine file cannot be read, or None."""
     if view == "prometheus":
         from libgm.shell.lines import Output
         from libgm.tools import prometheus
@@ -293,10 +293,10 @@ def show(snapshot: Snapshot, view: str, args: dict, unread: Error | None) -> boo
         output.close()
     elif records or not none_up:
         where = ", ".join(map(str, snapshot.servers))
-        listing = Listing(args, columns, "days counted yet" if view == "days" else
+        listing = Listing(table, columns, "days counted yet" if view == "days" else
                           f"{'workers' if view == 'workers' else 'functions'} on {where}",
                           stands_out=lambda record: record.get("trouble"), lines=TROUBLE_LINES)
-        if listing.table:
+        if table:
             records = in_order(records, listing.terminal and view == "functions" and snapshot.glob is None)
         for record in records:
             listing.add(record)

@@ -79,8 +79,9 @@ def between(totals: dict, before: dict, function: bytes) -> tuple[int, int]:
     return done - done_before, failed - failed_before
 
 
-def watch(snapshot: Snapshot, every: float, args: dict) -> None:
-    """Print a round every so many seconds, until interrupted: on a terminal in place. args: --json, --table of Listing.
+def watch(snapshot: Snapshot, every: float, table: bool, args: dict) -> None:
+    """Print a round every so many seconds, until interrupted: on a terminal in place. table: as Listing takes it.
+    args: tell where the quarantine file is.
 
     A server that is down is reported once, and when it is back; in place, it is reported with every round.
     """
@@ -89,13 +90,13 @@ def watch(snapshot: Snapshot, every: float, args: dict) -> None:
     due = time.monotonic()
     while True:
         records = watched.look()
-        in_place = os.isatty(1) and not args["--json"]
-        listing = Listing(args, [FUNCTION, *NUMBERS, *RATES, TROUBLE],
+        in_place = table and os.isatty(1)
+        listing = Listing(table, [FUNCTION, *NUMBERS, *RATES, TROUBLE],
                           "functions on " + ", ".join(map(str, snapshot.servers)), stands_out=lambda record: record["trouble"],
                           lines=TROUBLE_LINES, spare=SPARE, height=room(snapshot) if in_place else None)
         if in_place:
             listing.output.write(CLEAR)
-        for record in sorted(records, key=urgency) if listing.table else records:
+        for record in sorted(records, key=urgency) if table else records:
             listing.add(record)
         listing.close()
         trouble = tell(snapshot.problems, set() if in_place else trouble)
