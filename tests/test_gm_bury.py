@@ -139,8 +139,8 @@ def test_whatever_is_taken_is_carried(gm, gearmand, extreme):
 
 
 def test_records_without_a_key_that_differ_in_anything_are_two(gm):
-    record = {"function": "f", "unique": "u", "data": "x", "error": "one", "last_failed": "2026-01-01T00:00:00Z"}
-    changes = ({}, {"error": "two"}, {"stderr": "more"}, {"attempts": 2}, {"last_failed": "2026-01-02T00:00:00Z"},
+    record = {"function": "f", "unique": "u", "data": "x", "error": "row 1", "last_failed": "2026-01-01T00:00:00Z"}
+    changes = ({}, {"error": "row 2"}, {"stderr": "more"}, {"attempts": 2}, {"last_failed": "2026-01-02T00:00:00Z"},
                {"unique": "v"}, {"reason": "crash"}, {"data": "y"}, {"exit": 1})
     lines = "".join(json.dumps({**record, **change}) + "\n" for change in changes).encode()
     assert len(gm("gm-bury", input=lines).records) == len(changes)

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 
 from libgm import job, wire
-from libgm.errors import NO, OK, BadRecord, Replaced, Unavailable
+from libgm.errors import NO, OK, BadRecord, Replaced
 from libgm.gearman.connection import ServerLost
-from libgm.gearman.worker import Worker
 from libgm.quarantine import jobs, payloads, processes
-from libgm.quarantine.file import Store
 from libgm.quarantine.fingerprint import fingerprint
 from libgm.quarantine.payloads import Spool
 from libgm.shell.lines import Output, ReaderGone
-from libgm.shell.messages import Trouble, warn
-from libgm.shell.signals import Control
+from libgm.shell.messages import warn
+from libgm.tools.intake import Intake
 from libgm.units import counted
 
-WINDOW = 200           # jobs asked for at once; each batch is durable before any of it is acknowledged
-BATCH_BYTES = 16 << 20
+WINDOW = 200           # jobs asked for at once
 LIMIT = 2 * job.MAX_PAYLOAD   # bytes: the largest payload that a worker takes, as a record in base64
 
 
@@ -89,32 +85,27 @@ def keyed(values: dict, header: wire.Header) -> dict:
     return {**values, "key": wire.key_text(header.key or wire.new_key()), "sends": header.sends}
 
 
-class Collector:
+class Collector(Intake):
     """gm-collect. One process: parent and worker are the same here, since nothing of a job is run."""
 
     def __init__(self, servers: list, function: bytes, path: str, until_empty: bool, quiet: bool):
-        self.servers, self.function, self.path, self.until_empty = servers, function, path, until_empty
-        self.output = Output(quiet=quiet)
-        self.trouble, self.collected = Trouble(), 0
+        super().__init__(servers, function, path, Output(quiet=quiet))
+        self.until_empty, self.collected = until_empty, 0
 
     def run(self) -> int:
         """Until told to stop, or with until_empty until nothing is there; the exit status."""
-        self.control = Control(0.0, interrupt=True)
-        self.store = Store(self.path, create=True)
-        processes.join(self.store, "gm-collect", self.function)
+        self.open("gm-collect", LIMIT)
         payloads.sweep(self.store)
-        worker = Worker(self.servers, self.function, f"gm-collect:{os.uname().nodename}:{os.getpid()}".encode(),
-                        lambda handle, function, unique, length: Spool(self.store, function, unique, length), LIMIT)
-        worker.window = WINDOW
+        self.worker.window = WINDOW
         status = OK
         try:
             if self.until_empty:
-                worker.connect()
+                self.worker.connect()
             while not self.control.stopping:
-                batch = self.batch(worker)
+                batch = self.batch(0 if self.until_empty else None, WINDOW)
                 if batch and not self.keep(batch):
                     break
-                if not batch and self.until_empty and worker.idle:
+                if not batch and self.until_empty and self.worker.idle:
                     break
                 self.control.happened()
             self.output.close()
@@ -122,40 +113,20 @@ class Collector:
             warn(f"standard output: its reader has gone: stopping after {counted(self.collected, 'job')}")
             status = NO
         except Replaced:
-            worker.release()   # unanswered: its server keeps it
+            self.worker.release()   # unanswered: its server keeps it
             raise
         finally:
-            worker.drain(5.0)
-            worker.close()
+            self.worker.drain(5.0)
+            self.worker.close()
             processes.part(self.store)
         return status
-
-    def batch(self, worker: Worker) -> list:
-        """The jobs that are here now, waiting for the first of them."""
-        first = worker.next(0 if self.until_empty else None, (self.control.fd,))
-        batch, size = [], 0
-        while first is not None:
-            batch.append(first)
-            size += len(first.data)
-            if len(batch) >= WINDOW or size > BATCH_BYTES:
-                break
-            first = worker.ready()
-        return batch
 
     def keep(self, batch: list) -> bool:
         """Commit a batch, then acknowledge it; False where we were told to stop while the file would not take it."""
         rows = [read(assigned) for assigned in batch]
-        while True:
-            try:
-                idents = self.write(batch, rows)
-                self.trouble.over()
-                break
-            except Replaced:
-                raise
-            except (Unavailable, OSError) as error:
-                self.control.wait(self.trouble.say(f"{error}: trying again"))
-            if self.control.stopping:
-                return False
+        idents = self.persist(lambda: self.write(batch, rows))
+        if idents is None:
+            return False
         lost = {}
         for assigned in batch:
             try:
@@ -164,18 +135,13 @@ class Collector:
                 lost[assigned.server] = error
         for loss in lost.values():
             warn(f"{loss}: its jobs are collected, but it will hand them out again")
-        batch[0].worker.drain(None, self.stop_at)   # the answers do not wait for whoever reads our records
+        self.send_answers()   # they do not wait for whoever reads our records
         self.collected += len(batch)
         if not self.output.quiet:
             for ident, row in zip(idents, rows):
                 self.output.emit(jobs.record(jobs.fetch(self.store, ident) or [row.get(name) for name in jobs.COLUMNS]))
             self.output.flush()
         return True
-
-    def stop_at(self) -> float | None:
-        """When sending answers must end: at a signal to stop; time.monotonic(), or None."""
-        self.control.happened()
-        return self.control.deadline()
 
     def write(self, batch: list, rows: list[dict]) -> list[int]:
         """Make a batch durable; the ids of its rows. Raises Unavailable, OSError."""

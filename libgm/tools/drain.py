@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 from libgm import wire
-from libgm.errors import INTERRUPTED, NO, OK, Replaced, Unavailable
+from libgm.errors import INTERRUPTED, NO, OK, Unavailable
 from libgm.gearman import admin
 from libgm.gearman.connection import ServerLost
-from libgm.gearman.worker import Worker
-from libgm.quarantine import audit, jobs, payloads, processes, starts
-from libgm.quarantine.file import Store
+from libgm.quarantine import audit, jobs, processes, starts
 from libgm.quarantine.fingerprint import fingerprint
 from libgm.shell.lines import Output, ReaderGone
-from libgm.shell.messages import Trouble, summarize, warn
+from libgm.shell.messages import summarize, warn
 from libgm.shell.progress import Progress
-from libgm.shell.signals import Control
+from libgm.tools.intake import Intake
 from libgm.units import counted
 from libgm.worker.attempt import Attempt
 
-WINDOW = 500                   # jobs asked for at once; each batch is durable before any of it is answered
-BATCH_BYTES = 16 << 20
+WINDOW = 500   # jobs asked for at once
 TOLD = b"taken out of the queue by gm-drain"   # what a client that waits is told
 
 
-class Drain:
+class Drain(Intake):
     """limit: jobs at most, None for all that wait. why: for the history, or None."""
 
     def __init__(self, servers: list, function: bytes, path: str, limit: int | None, why: str | None, quiet: bool, json: bool):
-        self.servers, self.function, self.path, self.limit, self.why = servers, function, path, limit, why
-        self.output = Output(quiet=quiet, acts=True, json=json)
-        self.trouble, self.drained, self.told, self.runs = Trouble(), 0, 0, 0
+        super().__init__(servers, function, path, Output(quiet=quiet, acts=True, json=json))
+        self.limit, self.why = limit, why
+        self.drained = self.told = self.runs = 0
         self.answered: list[int] = []   # runs whose starts are to go with the next transaction
         self.lost = False
 
@@ -39,19 +35,14 @@ class Drain:
         """Take what waits now; the exit status. Raises Unavailable."""
         left = self.waiting()
         self.left = left if self.limit is None else min(left, self.limit)
-        parent, _ = os.pipe()   # a parent that never dies
-        self.control = Control(0.0, parent, interrupt=True)
-        self.store = Store(self.path, create=True)
-        processes.join(self.store, "gm-drain", self.function)
+        self.open("gm-drain")
         starts.sweep(self.store)
         self.progress = Progress("jobs", self.left, self.output.quiet)
-        worker = Worker(self.servers, self.function, f"gm-drain:{os.uname().nodename}:{os.getpid()}".encode(),
-                        lambda handle, function, unique, length: payloads.Spool(self.store, function, unique, length))
         try:
-            return self.take_all(worker)
+            return self.take_all()
         finally:
             self.progress.close()
-            worker.close()
+            self.worker.close()
             self.end_starts()
             processes.part(self.store)
 
@@ -66,17 +57,18 @@ class Drain:
         return sum(max(0, queue.total - queue.running)
                    for _, queues in answers for queue in queues if queue.function == self.function)
 
-    def take_all(self, worker: Worker) -> int:
+    def take_all(self) -> int:
         try:
-            worker.connect()
+            self.worker.connect()
             while self.left > 0 and not self.control.stopping:
-                batch = self.batch(worker)
-                if batch and not self.keep(worker, batch):
+                self.worker.window = min(WINDOW, self.left)
+                batch = [self.attempt(assigned) for assigned in self.batch(0, self.worker.window)]
+                if batch and not self.keep(batch):
                     break
-                if not batch and worker.idle:
+                if not batch and self.worker.idle:
                     break
                 self.control.happened()
-            worker.release()   # what has arrived and is not ours to take any more
+            self.worker.release()   # what has arrived and is not ours to take any more
             self.output.close()
         except ReaderGone:
             warn(f"standard output: its reader has gone: stopped after {counted(self.drained, 'job')}")
@@ -89,36 +81,17 @@ class Drain:
         return (f"{counted(self.drained, 'job')} drained" +
                 (f", {counted(self.told, 'client')} told" if self.told else "") + f"; {counted(dead, 'dead job')}")
 
-    def batch(self, worker: Worker) -> list[Attempt]:
-        """The jobs that are here now, waiting for the first of them, no more than are left to take."""
-        worker.window = min(WINDOW, self.left)
-        assigned = worker.next(0, (self.control.fd,))
-        batch: list[Attempt] = []
-        size = 0
-        while assigned is not None:
-            self.runs += 1
-            batch.append(Attempt(assigned, self.runs, False))
-            size += len(assigned.data)
-            if len(batch) >= min(WINDOW, self.left) or size > BATCH_BYTES:
-                break
-            assigned = worker.ready()
-        return batch
+    def attempt(self, assigned) -> Attempt:
+        self.runs += 1
+        return Attempt(assigned, self.runs, False)
 
-    def keep(self, worker: Worker, batch: list[Attempt]) -> bool:
+    def keep(self, batch: list[Attempt]) -> bool:
         """Commit a batch, answer it, print it; False where we were told to stop while the file would not take it."""
         waited = [attempt for attempt in batch if attempt.waited]
         kept = [attempt for attempt in batch if not attempt.waited]
-        while True:
-            try:
-                rows = self.write(kept)
-                self.trouble.over()
-                break
-            except Replaced:
-                raise
-            except (Unavailable, OSError) as error:
-                self.control.wait(self.trouble.say(f"{error}: trying again"))
-            if self.control.stopping:
-                return False
+        rows = self.persist(lambda: self.write(kept))
+        if rows is None:
+            return False
         for attempt in batch:
             try:
                 attempt.assigned.warning(TOLD)
@@ -126,7 +99,7 @@ class Drain:
             except ServerLost as error:
                 warn(f"{attempt.handle}: {error}: the job is drained, but the server will hand it out again")
                 self.lost = True
-        worker.drain(None, self.stop_at)
+        self.send_answers()
         self.answered = [attempt.run for attempt in kept]
         self.left -= len(batch)
         self.drained += len(kept)
@@ -136,11 +109,6 @@ class Drain:
             self.output.emit(jobs.record([values.get(name) for name in jobs.COLUMNS]))
         self.output.flush()
         return True
-
-    def stop_at(self) -> float | None:
-        """When sending answers must end: at a signal to stop; time.monotonic(), or None."""
-        self.control.happened()
-        return self.control.deadline()
 
     def write(self, batch: list[Attempt]) -> list[dict]:
         """Make a batch durable; its rows. Its starts are settled from the first: a job that comes again is another one then.
