@@ -87,23 +87,19 @@ def new_unique() -> bytes:
 
 def digest(size: int, *parts: bytes) -> str:
     """size bytes of BLAKE2b over the parts, each with its length before it, as hex digits."""
-    return _digest(size, *parts).hex()
-
-
-def _digest(size: int, *parts: bytes) -> bytes:
     from hashlib import blake2b
     state = blake2b(digest_size=size)
     for part in parts:
         state.update(b"%d:" % len(part))
         state.update(part)
-    return state.digest()
+    return state.hexdigest()
 
 
 def identity(function: bytes, unique: bytes, data: bytes) -> bytes:
     """What tells that a start was of this very job (gm-delivery(7), rule 6); all as on the wire."""
     from hashlib import blake2b
     state = blake2b(b"%d:%b%d:%b%d:" % (len(function), function, len(unique), unique, len(data)), digest_size=16)
-    state.update(data)   # as _digest(), in one step: it is made for each job
+    state.update(data)   # as digest(), in one step: it is made for each job
     return state.digest()
 
 

@@ -27,26 +27,23 @@ def when(text: str, name: str = "time", now: float | None = None) -> float:
     Raises Usage, which names `name`.
     """
     import time
-    try:
-        return (time.time() if now is None else now) - duration(text)
-    except Usage:
-        pass
-    try:
-        return epoch(text)
-    except ValueError:
-        raise Usage(f"{name}: neither an age (2d) nor an ISO 8601 time: {text!r}") from None
+    return _moment(text, name, time.time() if now is None else now, -1, "an age (2d)")
 
 
 def future(text: str, name: str, now: float) -> float:
-    """Epoch seconds of a WHEN that lies ahead: a DURATION from now, or ISO 8601, naive is UTC. Raises Usage."""
+    """when() that lies ahead: a DURATION is counted from now."""
+    return _moment(text, name, now, 1, "a duration (2h)")
+
+
+def _moment(text: str, name: str, now: float, sign: int, what: str) -> float:
     try:
-        return now + duration(text)
+        return now + sign * duration(text)
     except Usage:
         pass
     try:
         return epoch(text)
     except ValueError:
-        raise Usage(f"{name}: neither a duration (2h) nor an ISO 8601 time: {text!r}") from None
+        raise Usage(f"{name}: neither {what} nor an ISO 8601 time: {text!r}") from None
 
 
 def epoch(text: str) -> float:

@@ -19,7 +19,8 @@ from libgm.quarantine.file import Store
 from libgm.quarantine.jobs import COLUMNS, select
 
 LISTED = "id IN (SELECT value FROM json_each(:ids))"
-CLAIMED = 8 << 20   # bytes of payload of due retries that are claimed at once
+CLAIMED = 8 << 20   # bytes of payload of due retries that are claimed at once,
+MOST = 1000         # and how many of them
 RETRY = "retry"     # how a delayed retry is sent
 
 
@@ -89,7 +90,7 @@ def void_dead(store: Store) -> None:
             store.execute("UPDATE job SET claim = NULL WHERE claim = ?", (process,))
 
 
-def claim_due(store: Store, servers: str, now: float, horizon: float, limit: int = 1000) -> list[dict]:
+def claim_due(store: Store, servers: str, now: float, horizon: float) -> list[dict]:
     """Claim delayed jobs of workers with the same server list that are due, but not those of paused functions.
 
     now, horizon: epoch seconds. A retry that is due beyond horizon is due now, since the clock was stepped; a job of gm-at,
@@ -109,7 +110,7 @@ def claim_due(store: Store, servers: str, now: float, horizon: float, limit: int
     with store.transaction():
         void_dead(store)
         cursor = store.execute(f"SELECT claim_sends, claim_digest, {select(store)} FROM job WHERE {due} AND claim IS NULL "
-                               "ORDER BY due LIMIT ?", (*values, limit))
+                               "ORDER BY due LIMIT ?", (*values, MOST))
         for before, how, *found in cursor:
             row = dict(zip(COLUMNS, found))
             row["sends"] = number(row["sends"], before, how, RETRY)

@@ -14,10 +14,10 @@ def add(store: Store, function: bytes, done: int, failed: int, now: float) -> No
                   (text(function), time.strftime("%Y-%m-%d", time.gmtime(now)), done, failed))
 
 
-def days(store: Store, since: str = "") -> list[tuple[bytes, str, int, int]]:
-    """(function, day, done, failed) of each function and day from `since` ("2026-11-25") on, the oldest day first."""
+def days(store: Store) -> list[tuple[bytes, str, int, int]]:
+    """(function, day, done, failed) of each function and day, the oldest day first."""
     return [(raw(function), day, done, failed) for function, day, done, failed in store.rows(
-        "SELECT function, day, done, failed FROM tally WHERE day >= ? ORDER BY day, function", (since,))]
+        "SELECT function, day, done, failed FROM tally ORDER BY day, function")]
 
 
 def today(store: Store, now: float) -> list[tuple[bytes, int, int]]:

@@ -84,13 +84,13 @@ class Input:
             yield number + 1, rest
 
 
-def records(source, report, name: str = "stdin"):
-    """(where, record) of each JSON line. A line that is no object goes to report(BadRecord) and is skipped."""
+def records(source, report):
+    """(where, record) of each JSON line of standard input. A line that is no object goes to report(BadRecord) and is skipped."""
     decode = decoder()
     for number, line in source:
         if not line.strip():
             continue
-        where = f"{name}:{number}"
+        where = f"stdin:{number}"
         try:
             record = decode(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             if not isinstance(record, dict):

@@ -26,6 +26,17 @@ def summarize(output: Output, text: str) -> None:
         warn(text)
 
 
+def tell_news(problems: list, before: list[str], over: str) -> list[str]:
+    """Report problems that were not there before, or `over` after the end of all; their texts, for the next time."""
+    now = [str(problem) for problem in problems]
+    for text in now:
+        if text not in before:
+            warn(text)
+    if before and not now:
+        warn(over)
+    return now
+
+
 class Trouble:
     """Trouble that lasts: say it once, again when it changes, and when it is over. The pause between attempts grows.
 

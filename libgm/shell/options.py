@@ -6,7 +6,7 @@ import os
 import sys
 
 from libgm import units
-from libgm.errors import Usage
+from libgm.errors import BadRecord, Usage
 
 FEW = 16   # operands that docopt is given: its time grows with their square
 
@@ -158,6 +158,15 @@ def choice(args: dict, name: str, choices) -> str | None:
     if text is not None and text not in choices:
         raise Usage(f"{name}: {text!r} is not one of {', '.join(choices)}")
     return text
+
+
+def function(name: str) -> bytes:
+    """A function's name as a server has it. Raises Usage."""
+    from libgm import job  # which few tools need
+    try:
+        return job.check_function(os.fsencode(name))
+    except BadRecord as error:
+        raise Usage(str(error)) from None
 
 
 def ids(operands: list[str]) -> list[int]:

@@ -10,7 +10,7 @@ from libgm import job
 from libgm.errors import Unavailable
 from libgm.quarantine.file import Store
 from libgm.shell.lines import Output, unsafe
-from libgm.shell.messages import warn
+from libgm.shell.messages import tell_news
 from libgm.tools import status
 
 LONGEST = 100   # characters of an escaped function: collectd takes 127 bytes for a plugin and its instance
@@ -45,7 +45,7 @@ class Gauges:
             kinds += status.KEPT
         except Unavailable as error:
             problems.append(error)
-        self.report([str(problem) for problem in problems])
+        self.trouble = tell_news(problems, self.trouble, "all servers and the quarantine file answer again")
         counts = {row["function"]: row for row in rows}
         self.known |= set(counts)
         return "".join(self.line(function, kind, counts[function][kind] if function in counts else 0)
@@ -57,14 +57,6 @@ class Gauges:
             return status.add_quarantine(rows, store)
         finally:
             store.close()
-
-    def report(self, trouble: list[str]) -> None:
-        for text in trouble:
-            if text not in self.trouble:
-                warn(text)
-        if self.trouble and not trouble:
-            warn("all servers and the quarantine file answer again")
-        self.trouble = trouble
 
     def line(self, function: bytes, kind: str, value: int) -> str:
         return f'PUTVAL "{self.host}/gearmang-{instance(function)}/gauge-{kind}" interval={self.interval:g} N:{value}\n'

@@ -10,9 +10,8 @@ import time
 from libgm.errors import BadRecord, Error
 from libgm.job import Job as Submission
 from libgm.python import Job, Verdict, coded
-from libgm.shell.lines import decoder
+from libgm.shell.lines import Input, decoder
 
-CHUNK = 1 << 18
 LAST_LINES = 50       # of a traceback and log that an answer carries
 
 
@@ -126,10 +125,13 @@ def load(name: str, module: str | None = None):
 
 
 class Pipe:
-    """The pipe to gm-work, moved to other descriptors: what a handler reads from 0 is empty, what it prints goes to stderr."""
+    """The pipe to gm-work, moved to other descriptors: what a handler reads from 0 is empty, what it prints goes to stderr.
+
+    .input: the lines.Input of the records.
+    """
 
     def __init__(self):
-        self.input, self.output = os.dup(0), os.dup(1)
+        self.input, self.output = Input(os.dup(0)), os.dup(1)
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         os.close(null)
@@ -142,22 +144,6 @@ class Pipe:
         data = memoryview(self.encode(answer).encode() + b"\n")
         while data:
             data = data[os.write(self.output, data):]
-
-    def lines(self):
-        """The lines of the input, until its end."""
-        parts: list[bytes] = []
-        while True:
-            chunk = os.read(self.input, CHUNK)
-            if not chunk:
-                break
-            parts.append(chunk)
-            if b"\n" in chunk:
-                *whole, rest = b"".join(parts).split(b"\n")
-                yield from whole
-                parts = [rest]
-        rest = b"".join(parts)
-        if rest:
-            yield rest
 
 
 def work(handler, setup, teardown, pipe: Pipe) -> bool:
@@ -176,7 +162,7 @@ def work(handler, setup, teardown, pipe: Pipe) -> bool:
 def serve(handler, pipe: Pipe) -> bool:
     """Answer each record with what handler(job) returns or raises; whether all jobs went well."""
     good, sender = True, Sender()
-    for line in pipe.lines():
+    for _, line in pipe.input:
         if not line.strip():
             continue
         job, began = None, time.monotonic()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import time
 
-from libgm.errors import Error, Unavailable
+from libgm.errors import Unavailable
 from libgm.quarantine import tallies
 from libgm.quarantine.file import Store
 from libgm.shell import places
-from libgm.shell.messages import warn
+from libgm.shell.messages import tell_news, warn
 from libgm.shell.table import Listing, shown
 from libgm.tools.status import FUNCTION, NUMBERS, TROUBLE, TROUBLE_LINES, Snapshot, busy
 from libgm.units import age, counted, iso
@@ -86,7 +86,7 @@ def watch(snapshot: Snapshot, every: float, table: bool, args: dict) -> None:
     A server that is down is reported once, and when it is back; in place, it is reported with every round.
     """
     watched = Watch(snapshot)
-    trouble: set[str] = set()
+    trouble: list[str] = []
     due = time.monotonic()
     while True:
         records = watched.look()
@@ -99,7 +99,7 @@ def watch(snapshot: Snapshot, every: float, table: bool, args: dict) -> None:
         for record in sorted(records, key=urgency) if table else records:
             listing.add(record)
         listing.close()
-        trouble = tell(snapshot.problems, set() if in_place else trouble)
+        trouble = tell_news(snapshot.problems, [] if in_place else trouble, "all servers answer again")
         if listing.hidden:
             warn(f"{counted(listing.hidden, 'more function')}: make the terminal larger, or use --busy or -f")
         due += every
@@ -116,13 +116,3 @@ def room(snapshot: Snapshot) -> int:
     """The lines of a table that the terminal has room for, above the messages."""
     import shutil
     return max(4, shutil.get_terminal_size((80, 24)).lines - 2 - len(snapshot.problems))
-
-
-def tell(problems: list[Error], before: set[str]) -> set[str]:
-    """Report problems that are new, and their end."""
-    now = {str(problem) for problem in problems}
-    for text in sorted(now - before):
-        warn(text)
-    if before and not now:
-        warn("all servers answer again")
-    return now

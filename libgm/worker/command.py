@@ -87,8 +87,8 @@ class Command:
         raise NotImplementedError
 
 
-def failure(error: str, stderr: bytes = b"") -> Outcome:
+def failure(error: str) -> Outcome:
     """The outcome of a job that COMMAND did not report itself."""
-    outcome = Outcome(stderr=stderr)
+    outcome = Outcome()
     outcome.verdict, outcome.error = "fail", error
     return outcome

@@ -24,7 +24,7 @@ class Outcome:
     __slots__ = ("exit", "signal", "stdout", "stderr", "extra", "duration", "timed_out", "overflow", "stopped", "forced",
                  "collect", "verdict", "error", "delay")
 
-    def __init__(self, status: int | None = None, stdout: bytes = b"", stderr: bytes = b""):
+    def __init__(self, status: int | None = None, stderr: bytes = b""):
         """status: of waitpid()."""
         self.exit: int | None = None
         self.signal: str | None = None
@@ -32,7 +32,7 @@ class Outcome:
             self.signal = signal_name(os.WTERMSIG(status))
         elif status is not None:
             self.exit = os.WEXITSTATUS(status)
-        self.stdout, self.stderr, self.duration = stdout, stderr, 0.0
+        self.stdout, self.stderr, self.duration = b"", stderr, 0.0
         self.extra: dict = {}
         self.timed_out = self.overflow = self.stopped = self.forced = False
         self.collect = nothing
