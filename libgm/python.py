@@ -111,8 +111,6 @@ class Job:
 
 def coded(name: str, data: bytes) -> dict:
     """data under name if it is text, else under name_b64."""
-    try:
-        return {name: data.decode()}
-    except UnicodeDecodeError:
-        from base64 import b64encode
-        return {name + "_b64": b64encode(data).decode()}
+    found: dict = {}
+    job.put(found, name, data)
+    return found

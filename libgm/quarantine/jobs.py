@@ -38,7 +38,8 @@ def row(**fields) -> dict:
     key: 12 hexadecimal digits. function, unique_, data: bytes. Texts are cut to their lengths, counts to their range.
     """
     values: dict = dict.fromkeys(SET)
-    values.update(state="dead", priority="normal", attempts=0, requeues=0, sends=0, holds=0, known_bad=0, host=_host())
+    values.update(state="dead", priority="normal", attempts=0, requeues=0, sends=0, holds=0, known_bad=0,
+                  host=os.uname().nodename)
     values.update(fields)
     for name, value in values.items():
         if isinstance(value, str) and name not in ("key", "payload_file", "servers"):
@@ -48,11 +49,6 @@ def row(**fields) -> dict:
     for name in ("function", "unique_", "data"):
         values[name] = text(values[name])
     return values
-
-
-@lru_cache(None)
-def _host() -> str:
-    return os.uname().nodename
 
 
 def _clean(name: str, value: str) -> str:

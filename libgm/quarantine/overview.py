@@ -10,11 +10,8 @@ from libgm.quarantine.file import Store, raw
 FIELDS = {"dead": 0, "delayed": 0, "held": 0, "overdue": 0, "oldest_dead": None, "oldest_start": None, "brake": None}
 STATES = "SELECT function, state, count(*), min(last_failed) FROM job GROUP BY function, state"
 OVERDUE = "SELECT function, count(*) FROM job WHERE state = 'delayed' AND due < ? GROUP BY function"
-RUNNING = "SELECT function, process, run, started FROM start"
-STARTS = "SELECT process, run, started, unique_, handle, server, attempts, mark FROM start"
-PROCESSES = "SELECT id, tool, host, pid, started, function FROM process ORDER BY id"
 ENTERED = "SELECT id, tool, host, namespace, pid, pid_start, started, function FROM process ORDER BY id"
-BEGUN = ("SELECT process, run, function, unique_, handle, started, attempts FROM start WHERE process <> ? "
+BEGUN = ("SELECT process, run, function, unique_, handle, server, started, attempts, mark FROM start WHERE process <> ? "
          "ORDER BY process, run")
 KNOWN = ("SELECT function FROM job UNION SELECT function FROM start UNION SELECT function FROM process WHERE function NOT NULL "
          "UNION SELECT function FROM audit WHERE function NOT NULL")
@@ -38,13 +35,13 @@ def functions(store: Store, now: float, late: float) -> dict[bytes, dict]:
     for function, count in store.rows(OVERDUE, (now - late,)):
         of(function)["overdue"] = count
     alive: dict[int, bool] = {}
-    for function, process, run, started in store.rows(RUNNING):
-        if process not in alive:
-            alive[process] = processes.lives(store, process)
-        since = starts.since(store, process, run, started) if alive[process] else None
+    for start in starts_entered(store):
+        if start.process not in alive:
+            alive[start.process] = processes.lives(store, start.process)
+        since = starts.since(store, start.process, start.run, start.started) if alive[start.process] else None
         if since is not None:   # a dead owner's start only counts, until the job is seen again
-            before = of(function)["oldest_start"]
-            of(function)["oldest_start"] = since if before is None else min(before, since)
+            before = of(start.function)["oldest_start"]
+            of(start.function)["oldest_start"] = since if before is None else min(before, since)
     if store.version >= 3:
         for name, (since, why, held) in outages.standing(store).items():
             of(name).update(brake=(since, why), held=held)
@@ -67,22 +64,22 @@ def died_since(store: Store, since: float) -> dict[bytes, int]:
     return {raw(function): count for function, count in store.rows(DIED, (since,))}
 
 
-def workers(store: Store) -> list[tuple]:
-    """Each process in the file: (id, tool, host, pid, started, function or None, whether it lives, the job in its hand).
-
-    The job is (since, unique, handle, server, attempts, mark), or None.
-    """
-    begun: dict[int, tuple] = {}
-    for process, run, started, unique, *rest in store.rows(STARTS):
-        since = starts.since(store, process, run, started)
-        if since is not None:   # None: a job that is ready, not begun
-            begun[process] = (since, raw(unique), *rest)
-    return [(ident, tool, host, pid, started, None if function is None else raw(function), processes.lives(store, ident),
-             begun.get(ident)) for ident, tool, host, pid, started, function in store.rows(PROCESSES)]
-
-
 Entered = collections.namedtuple("Entered", "ident tool host namespace pid pid_start started function")
-Begun = collections.namedtuple("Begun", "process run function unique handle started attempts")
+Begun = collections.namedtuple("Begun", "process run function unique handle server started attempts mark")
+
+
+IDLE = Begun(*[None] * len(Begun._fields))   # of a process that is on no job
+
+
+def workers(store: Store) -> list[tuple[Entered, bool, float | None, Begun]]:
+    """Each process in the file, whether it lives, since when it is on a job (epoch seconds, or None), and that job's start."""
+    begun: dict[int, tuple] = {}
+    for start in starts_entered(store):
+        since = starts.since(store, start.process, start.run, start.started)
+        if since is not None:   # None: a job that is ready, not begun
+            begun[start.process] = since, start
+    return [(entered, processes.lives(store, entered.ident), *begun.get(entered.ident, (None, IDLE)))
+            for entered in processes_entered(store)]
 
 
 def processes_entered(store: Store) -> list[Entered]:

@@ -199,16 +199,15 @@ class Snapshot:
     def file_workers(self, store: Store) -> list[dict]:
         """A record per process of the quarantine file, with the job in hand."""
         now, done = time.time(), []
-        for ident, tool, host, pid, started, function, alive, hand in overview.workers(store):
-            if self.glob is not None and not (function is not None and self.wants(function)):
+        for process, alive, since, start in overview.workers(store):
+            if self.glob is not None and not (process.function is not None and self.wants(process.function)):
                 continue
-            since, unique, handle, server, attempts, mark = hand or (None,) * 6
-            record = {"source": "file", "worker": ident, "tool": tool, "host": host, "pid": pid,
-                      "alive": alive, "since": iso(started), "age": max(0, int(now - started))}
-            job.put(record, "function", function)
-            job.put(record, "unique", unique)
-            record.update(handle=handle, server=server, attempts=attempts, job_since=iso(since),
-                          job_age=None if since is None else max(0, round(now - since, 1)), mark=mark)
+            record = {"source": "file", "worker": process.ident, "tool": process.tool, "host": process.host, "pid": process.pid,
+                      "alive": alive, "since": iso(process.started), "age": max(0, int(now - process.started))}
+            job.put(record, "function", process.function)
+            job.put(record, "unique", start.unique)
+            record.update(handle=start.handle, server=start.server, attempts=start.attempts, job_since=iso(since),
+                          job_age=None if since is None else max(0, round(now - since, 1)), mark=start.mark)
             record["trouble"] = "dead" if not alive else \
                 f"a job runs for {age(now - since)}" if since and now - since > OVERSTAY else None
             done.append(record)

@@ -8,6 +8,7 @@ import select
 import signal
 import time
 
+from libgm.backoff import Backoff
 from libgm.errors import CANNOT_RUN, NO, OK, UNAVAILABLE, Error, reason
 from libgm.shell.messages import warn
 from libgm.shell.signals import SIGNALS, Signals
@@ -15,7 +16,7 @@ from libgm.worker.events import Events
 from libgm.worker.pace import Pace, pace_size
 from libgm.worker.settings import EMPTY, REPLACED, RETIRED, Settings
 
-PAUSE_MAX = 60.0     # seconds between restarts of a worker that dies again and again
+PAUSE, PAUSE_MAX = 0.1, 60.0   # seconds between restarts of a worker that dies again and again
 AT_ONCE = 10.0       # seconds; a worker that dies sooner, and without an event, has died at once
 LATE = 5.0           # seconds beyond the grace that a worker may take to end, before it is killed
 RELEASER = -1        # slot of the process that releases delayed retries
@@ -38,7 +39,7 @@ class Parent:
         self.settings = settings
         self.children: dict[int, Child] = {}      # by pid
         self.due: dict[int, float] = {}           # slot -> time.monotonic() of its next start
-        self.pauses: dict[int, float] = {}        # slot -> last pause before a restart, seconds
+        self.pauses: dict[int, Backoff] = {}      # slot -> the pauses before its restarts
         self.over = False                         # something else than a signal ends it
         self.passed = self.hups = 0               # TERMs and HUPs passed on
         self.status = OK
@@ -280,10 +281,9 @@ class Parent:
         self.stop()
 
     def again(self, slot: int, why: str) -> None:
-        """Start a slot's process again, at once the first time, then after 0.1 s, doubling."""
-        pause = self.pauses.get(slot)
-        self.pauses[slot] = 0.05 if pause is None else min(PAUSE_MAX, pause * 2)
-        pause = 0.0 if pause is None else self.pauses[slot]
+        """Start a slot's process again, at once the first time, then after a growing pause."""
+        pause = self.pauses[slot].next() if slot in self.pauses else 0.0
+        self.pauses.setdefault(slot, Backoff(PAUSE, PAUSE_MAX, 0.0))
         warn(f"a worker was {why}: " + (f"starting another in {pause:g} s" if pause else "starting another"))
         self.due[slot] = time.monotonic() + pause
 
