@@ -325,6 +325,20 @@ def test_gm_collect_answers_nothing_that_is_in_another_file(gm, gearmand, path, 
     until(lambda: gearmand.waiting(b"gearmang") == 1)
 
 
+@pytest.mark.slow
+def test_gm_drain_answers_nothing_that_is_in_another_file(gm, gearmand, path, tmp_path):
+    gm("gm-submit", "-q", "f", input=b"".join(b"%d\n" % number for number in range(3000)))
+    drain = gm.start("gm-drain", "f")
+    until(lambda: drain.out_path.stat().st_size, longest=0.005)
+    for side in ("", "-wal", "-shm"):
+        (path.parent / f"{path.name}{side}").rename(tmp_path / f"moved.db{side}")
+    assert drain.wait(30) == 111 and b"replaced while in use" in drain.err_path.read_bytes()
+    until(lambda: gearmand.status()[b"f"][1] == 0)
+    printed = drain.out_path.read_bytes().count(b"\n")
+    kept = gm("gm-dead", f"--quarantine={tmp_path}/moved.db").out.count(b"\n")
+    assert 0 < printed <= kept and gearmand.waiting(b"f") == 3000 - printed   # the others are not answered
+
+
 def test_no_retry_is_released_from_a_file_that_was_moved_away(gm, gearmand, path, tmp_path):
     """The row is still in it: whoever puts it back would have the job twice."""
     gm("gm-submit", "-q", "f", input=b"x\n")
