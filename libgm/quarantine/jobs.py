@@ -134,6 +134,13 @@ def fetch(store: Store, ident: int) -> tuple | None:
     return store.execute(f"SELECT {select(store)} FROM job WHERE id = ?", (ident,)).fetchone()
 
 
+def fetch_all(store: Store, idents, columns: tuple):
+    """A cursor over the rows of ids, in their order; a row without any value where there is none now."""
+    import json
+    return store.execute(f"SELECT {select(store, columns, 'job.')} FROM json_each(?) AS wanted LEFT JOIN job "   # keeps the order
+                         "ON job.id = wanted.value", (json.dumps(list(idents)),))
+
+
 def revisions(store: Store, idents: list[int]) -> dict[int, tuple[int, str]]:
     """(revision, key) of each of the rows with these ids."""
     import json

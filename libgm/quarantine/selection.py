@@ -26,6 +26,18 @@ def functions(store: Store, table: str = "job") -> list[bytes]:
         "SELECT x FROM f WHERE x IS NOT NULL")]
 
 
+def begun_with(store: Store, column: str, also: str, prefix: str):
+    """Yield (value, also) of each distinct value of an indexed column that begins with prefix, in order: a step for each."""
+    value, operator = prefix, ">="
+    while True:
+        row = store.execute(f"SELECT {column}, {also} FROM job WHERE {column} {operator} ? ORDER BY {column} LIMIT 1",
+                            (value,)).fetchone()
+        if row is None or not raw(row[0]).startswith(prefix.encode()):
+            return
+        yield row
+        value, operator = row[0], ">"
+
+
 def where(store: Store, selectors: dict, table: str = "job") -> tuple[str, list]:
     """SQL and values for selectors by name, None for those not given.
 

@@ -7,7 +7,7 @@ from libgm.errors import BadRecord
 from libgm.quarantine import audit, jobs, processes
 from libgm.shell.messages import warn
 from libgm.tools.batch import Batch
-from libgm.units import iso
+from libgm.units import counted, iso
 
 
 class Scheduled:
@@ -64,10 +64,8 @@ class At(Batch):
                         due=self.when if made.due is None else made.due)
 
     def summary(self) -> str:
-        waiting = jobs.scheduled(self.store)
         until = f" until {iso(self.latest)}" if self.done else ""
-        return (f"{self.done} job{'s' * (self.done != 1)} {self.done_to}{until}; "
-                f"{waiting} delayed job{'s' * (waiting != 1)}")
+        return f"{counted(self.done, 'job')} {self.done_to}{until}; {counted(jobs.scheduled(self.store), 'delayed job')}"
 
     def end(self) -> None:
         """Say it where nobody is there to release the jobs."""

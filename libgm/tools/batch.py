@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 from libgm.errors import NO, OK, BadRecord, Error, Strict
-from libgm.quarantine import claims, jobs, processes
+from libgm.quarantine import jobs, processes
 from libgm.quarantine.audit import absent
 from libgm.quarantine.file import Store
 from libgm.shell.lines import Input, Output, ReaderGone, records, stdin_or_usage
@@ -86,8 +86,7 @@ class Batch:
 
     def summary(self) -> str:
         """What was done, and how much is left, for a person."""
-        left = jobs.dead(self.store)
-        return f"{counted(self.done, 'job')} {self.done_to}; {counted(left, 'dead job')} {self.remain}"
+        return f"{counted(self.done, 'job')} {self.done_to}; {counted(jobs.dead(self.store), 'dead job')} {self.remain}"
 
     def open(self) -> None:
         """Open the file, when there is something to do: empty input changes nothing."""
@@ -184,11 +183,6 @@ class Action(Batch):
         super().__init__(path, strict, output)
         self.ids, self.why = ids, why
 
-    def open(self) -> None:
-        super().open()
-        self.sql = (f"SELECT {jobs.select(self.store, self.columns, 'job.')} "
-                    "FROM json_each(?) AS wanted LEFT JOIN job ON job.id = wanted.value")   # a LEFT JOIN keeps their order
-
     def read(self) -> None:
         if not self.ids:
             super().read()
@@ -220,7 +214,7 @@ class Action(Batch):
         """The first items of a batch, as many as fit in a transaction, each with its row; without an id in it where there
         is none."""
         found, size = [], 0
-        cursor = self.store.execute(self.sql, (claims.listed(item.ident for item in batch),))
+        cursor = jobs.fetch_all(self.store, (item.ident for item in batch), self.columns)
         for item, values in zip(batch, cursor):
             found.append((item, values))
             size += len(values[-1] or "")

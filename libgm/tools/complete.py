@@ -14,9 +14,6 @@ from libgm.shell.lines import safe
 LIMIT = 0.7   # seconds, so that a person who pressed Tab waits less than one
 MOST = 100    # candidates
 CUT = 60      # characters of a description
-IDS = "SELECT id, function, error FROM job WHERE id < ? ORDER BY id DESC LIMIT 1000"
-# the next value of an index and one row that has it, so that not all rows are read
-NEXT = "SELECT {0}, {1} FROM job WHERE {0} {2} ? ORDER BY {0} LIMIT 1"
 
 
 def answer(question: str, args: dict) -> None:
@@ -59,17 +56,12 @@ def store(args: dict):
 
 def scan(args: dict, column: str, description: str, prefix: str):
     """(value, description) for each distinct value of an indexed column that begins with prefix, in order."""
-    opened, last, operator = store(args), prefix, ">="
-    while True:
-        row = opened.execute(NEXT.format(column, description, operator), (last,)).fetchone()
-        if row is None or not as_text(row[0]).startswith(prefix):
-            return
-        last, operator = row[0], ">"
-        yield as_text(row[0]), as_text(row[1])
+    from libgm.quarantine import selection
+    return (map(as_text, row) for row in selection.begun_with(store(args), column, description, prefix))
 
 
 def from_file(args: dict, prefix: str):
-    return ((function, "") for function, _ in scan(args, "function", "''", prefix))
+    return scan(args, "function", "''", prefix)
 
 
 def fingerprints(args: dict, prefix: str):
@@ -82,13 +74,9 @@ def uniques(args: dict, prefix: str):
 
 def ids(args: dict, prefix: str):
     """(id, description) of the jobs, the newest first."""
-    opened, last = store(args), 1 << 62
-    while True:
-        rows = opened.execute(IDS, (last,)).fetchall()
-        if not rows:
-            return
-        for last, function, error in rows:
-            yield str(last), f"{as_text(function)}: {as_text(error)}"
+    from libgm.quarantine import selection
+    for ident, *words in selection.paged(store(args), "job", ("id", "function", "error"), ("1", []), newest=True):
+        yield str(ident), ": ".join(map(as_text, words))
 
 
 def from_servers(args: dict, prefix: str):

@@ -77,9 +77,8 @@ class Drain(Intake):
         return INTERRUPTED if self.control.stopping else NO if self.lost else OK
 
     def summary(self) -> str:
-        dead = jobs.dead(self.store)
-        return (f"{counted(self.drained, 'job')} drained" +
-                (f", {counted(self.told, 'client')} told" if self.told else "") + f"; {counted(dead, 'dead job')}")
+        told = f", {counted(self.told, 'client')} told" if self.told else ""
+        return f"{counted(self.drained, 'job')} drained{told}; {counted(jobs.dead(self.store), 'dead job')}"
 
     def attempt(self, assigned) -> Attempt:
         self.runs += 1

@@ -24,7 +24,7 @@ CELL = 200                               # characters of a payload in a table
 COLUMNS = ("unique_key", "function_name", "priority", "data", "when_to_run")
 
 
-class Queue(ReadOnly):
+class QueueFile(ReadOnly):
     """A queue file, opened; a context. Raises Unavailable where there is no such table in it."""
 
     def __init__(self, path: str, table: str):
@@ -134,7 +134,7 @@ def record(row: tuple, twin_of: bytes | None = None) -> dict:
     """A job's record.
 
     `unique` is the job's own, `wire_unique` the one that it stands under, with what that says in fields of its own; `envelope`
-    and `due` are there where the job has them, like these. twin_of: of Queue.twin_of().
+    and `due` are there where the job has them, like these. twin_of: of QueueFile.twin_of().
     """
     _, unique, function, priority, data, when = row
     function, stood, data = octets(function), whole(unique), octets(data)
@@ -181,7 +181,7 @@ CHECKED = [("what", lambda record: record["what"]), ("count", lambda record: rec
            ("", lambda record: "WRONG" if record["wrong"] else ""), ("detail", lambda record: record["detail"])]
 
 
-def list_jobs(queue: Queue, listing: Listing) -> int:
+def list_jobs(queue: QueueFile, listing: Listing) -> int:
     """List the jobs of the queue. Return NO where some were lost, or cannot be shown as they are."""
     empty, status = 0, OK
     for row in queue.rows():
@@ -211,7 +211,7 @@ def name(row: tuple) -> str:
     return "function {}, unique {}".format(*(safe(octets(value).decode("utf-8", "replace")) for value in (function, unique)))
 
 
-def report_lost(queue: Queue) -> None:
+def report_lost(queue: QueueFile) -> None:
     """Report what could not be read, by name where the index has it."""
     count = 0
     try:
@@ -230,7 +230,7 @@ def stretch(begin: int, end: int) -> str:
     return f"rows {'the first' if begin == FIRST else begin} to {'the end' if end == LAST else end}"
 
 
-def check(queue: Queue, listing: Listing) -> int:
+def check(queue: QueueFile, listing: Listing) -> int:
     """List what the file is and what is wrong with it: `what`, `count`, `wrong`, `detail`. Return NO if anything is."""
     status = OK
     for what, count, wrong, detail in facts(queue):
@@ -240,7 +240,7 @@ def check(queue: Queue, listing: Listing) -> int:
     return status
 
 
-def facts(queue: Queue):
+def facts(queue: QueueFile):
     """Yield (what, count, whether that is wrong, detail) of the file, of its jobs, of its pages."""
     if queue.user is not None:
         yield "in use", 1, False, f"by process {queue.user}" if queue.user else "by another process"
@@ -258,7 +258,7 @@ def facts(queue: Queue):
         yield "damage", 1, True, safe(problem.decode("utf-8", "replace"))
 
 
-def integrity(queue: Queue) -> list:
+def integrity(queue: QueueFile) -> list:
     """SQLite's complaints, a row each."""
     try:
         return [row for row in queue.db.execute(f"PRAGMA integrity_check({NAMED})") if row[0] != b"ok"]
@@ -266,7 +266,7 @@ def integrity(queue: Queue) -> list:
         return [(str(error).encode(),)]
 
 
-def jobs(queue: Queue):
+def jobs(queue: QueueFile):
     """Yield facts about the rows: those that gearmand does not start on, and those that gm-submit refuses."""
     total = waiting = renamed = 0
     kinds: dict[str, int] = {}
