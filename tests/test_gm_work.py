@@ -314,11 +314,3 @@ def test_the_same_unique_payload_and_handle_in_two_functions_are_two_jobs(gm, ne
         server.start()
     assert [(record["function"], record["handle"]) for record in dead(gm)] == [
         ("one", event["handle"]), ("two", event["handle"])]
-
-
-def test_a_job_ignores_no_signal(gm, gearmand):
-    """Python ignores SIGPIPE and SIGXFSZ from its start; a command has them as a shell's would."""
-    gm("gm-submit", "-q", "f", input=b"x\n")
-    gm("gm-work", "-q", "--until-empty", "f", "--", "sh", "-c", f"grep SigIgn /proc/self/status >{gm.home}/ignored")
-    ignored = int((gm.home / "ignored").read_text().split()[1], 16)
-    assert [number for number in range(1, 32) if ignored >> number - 1 & 1] == []   # 32 and 33 are the C library's own

@@ -389,8 +389,12 @@ def test_events_are_json_whatever_a_job_tells(gm, gearmand):
     assert strict(result.out)["extra"] == {"a": None, "c": 1.5}
 
 
-def test_a_job_has_all_signals_at_their_defaults(gm, gearmand):
+@pytest.mark.parametrize("mode", ["pipe", "command"])
+def test_a_job_has_all_signals_at_their_defaults(gm, gearmand, mode):
+    """Python ignores SIGPIPE and SIGXFSZ from its start; COMMAND has them as a shell's would."""
     submit(gm, "x")
-    event, = gm("gm-work", "--until-empty", "f", "--", "sh", "-c",
-                "echo \"{\\\"ignored\\\":\\\"$(grep SigIgn /proc/$$/status | cut -f2)\\\"}\" >&3").records
+    ignored = "$(grep SigIgn /proc/$$/status | cut -f2)"
+    script = f"""read job; printf '{{"ok":true,"extra":{{"ignored":"%s"}}}}\\n' {ignored}; read job""" if mode == "pipe" else \
+        f"""printf '{{"ignored":"%s"}}\\n' {ignored} >&3"""
+    event, = gm("gm-work", "--until-empty", *["--pipe"] * (mode == "pipe"), "f", "--", "sh", "-c", script).records
     assert int(event["extra"]["ignored"], 16) & (1 << 31) - 1 == 0   # above are real-time ones of the C library's own
