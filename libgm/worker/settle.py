@@ -125,7 +125,7 @@ class Settler:
             self.reporter.emit("retry", attempt, attempt.before, Outcome(), reason, error)
             return True
         if attempt.waited:
-            self.answer(attempt, Outcome(), reason, error)
+            self.drop(attempt, Outcome(), reason, error)
         else:
             self.set_aside(attempt, Outcome(), attempt.before, reason, error)
         return False
@@ -161,7 +161,7 @@ class Settler:
         """Quarantine a payload that no worker takes, here even with --via: its file is here (rule 10)."""
         error = f"payload of {attempt.spool.size} bytes: more than {job.MAX_PAYLOAD >> 20} MiB"
         if attempt.waited:
-            self.answer(attempt, Outcome(), "rejected", error)
+            self.drop(attempt, Outcome(), "rejected", error)
             return
         attempt.header.key = attempt.header.key or wire.new_key()
         self.persist(attempt.spool.keep)
@@ -188,7 +188,7 @@ class Settler:
             hold = self.persist(lambda: self.brake.failed(self.store, attempt.header, error))
         attempts = attempt.before + 1
         if judged == "drop" or attempt.waited:
-            self.answer(attempt, outcome, reason, error)
+            self.drop(attempt, outcome, reason, error)
         elif hold is not None:
             self.hold(attempt, outcome, hold, reason, error)
         elif judged == "dead" or attempts >= self.settings.tries:
@@ -197,7 +197,7 @@ class Settler:
             self.retry(attempt, outcome, attempts, reason, error)
         return True
 
-    def answer(self, attempt: Attempt, outcome: Outcome, reason, error) -> None:
+    def drop(self, attempt: Attempt, outcome: Outcome, reason, error) -> None:
         """The job ends here: its counts, then the server's copy, go."""
         self.transact(False, (starts.end, attempt.run), (starts.forget, attempt.identity))
         self.acknowledge(attempt, outcome, False, error)
