@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from python3_gearman import protocol
 
-from libgm.gearman.address import Server, timeout
+from libgm.gearman.address import Server
 from libgm.gearman.connection import Connection, Refused, ServerLost
 from libgm.gearman.manager import BACKGROUND
 
@@ -75,7 +75,7 @@ class Assigned:
         handler.submitting, handler.created = True, None
         connection.put(BACKGROUND[priority], function, unique, data)
         while handler.created is None:
-            self.worker.step([connection], max(0.0, connection.patience(timeout())))
+            self.worker.step([connection], max(0.0, connection.patience(self.worker.timeout)))
             self.worker.drop_silent([connection])
             if self.lost:
                 break

@@ -11,7 +11,6 @@ from python3_gearman import protocol
 from python3_gearman.client import GearmanClient
 from python3_gearman.client_handler import GearmanClientCommandHandler
 
-from libgm.gearman.address import timeout
 from libgm.gearman.connection import Connection, Refused, ServerLost
 from libgm.gearman.manager import BACKGROUND, FOREGROUND, Handler, Manager
 from libgm.shell.messages import warn
@@ -188,8 +187,8 @@ class Submitter(Manager, GearmanClient):
 
     def _wait_for_any(self) -> Connection:
         """No server is up: wait for one as long as a server that restarts may take. Raises ServerLost."""
-        while self.trouble is not None and time.monotonic() < self.trouble + timeout():
-            until = min(self.trouble + timeout(), *(recovery.retry_at for recovery in self.recovery.values()))
+        while self.trouble is not None and time.monotonic() < self.trouble + self.timeout:
+            until = min(self.trouble + self.timeout, *(recovery.retry_at for recovery in self.recovery.values()))
             time.sleep(max(0.0, until - time.monotonic()))
             for connection in self.connection_list:
                 if self.attempt(connection):

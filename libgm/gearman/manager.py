@@ -60,12 +60,14 @@ class Manager(GearmanConnectionManager):
     """What our client, worker and admin share: mixed in before the library's manager class.
 
     The library polls with select(), which fails over descriptor 1023, and ends the process when it is interrupted.
+    .timeout: seconds for an answer, by address.timeout() when it was made.
     """
 
     data_encoder = Bytes
     connection_class = Connection
 
     def __init__(self, servers: list[Server]):
+        self.timeout = timeout()
         self.recovery: dict[Connection, Recovery] = {}
         self.woken: list[int] = []   # descriptors of `wake` that ended the last poll
         super().__init__(servers)
@@ -104,14 +106,13 @@ class Manager(GearmanConnectionManager):
         return self.recovery[connection].lost(error, cost if self.connection_to_handler_map else 0.0)
 
     def patience(self) -> float:
-        """Seconds until a server that owes an answer may count as silent; at most timeout()."""
-        limit = timeout()
-        return min((max(0.0, connection.patience(limit)) for connection, handler in self.connection_to_handler_map.items()
-                    if handler.owes()), default=limit)
+        """Seconds until a server that owes an answer may count as silent; at most .timeout."""
+        return min((max(0.0, connection.patience(self.timeout)) for connection, handler in self.connection_to_handler_map.items()
+                    if handler.owes()), default=self.timeout)
 
     def drop_silent(self, connections) -> None:
         """Drop each server that owes an answer for too long; what has arrived from it was to be read before."""
-        limit = timeout()
+        limit = self.timeout
         late = time.monotonic() - limit
         for connection in connections:
             if connection.connected and connection.since <= late and connection.patience(limit) <= 0 and \

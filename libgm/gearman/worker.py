@@ -9,7 +9,6 @@ from python3_gearman import protocol
 from python3_gearman.worker import GearmanWorker
 from python3_gearman.worker_handler import GearmanWorkerCommandHandler
 
-from libgm.gearman.address import timeout
 from libgm.gearman.assigned import Assigned
 from libgm.gearman.connection import LIMIT, Connection, Refused, ServerLost
 from libgm.gearman.manager import Handler, Manager
@@ -190,7 +189,7 @@ class Worker(Manager, GearmanWorker):
                     return None
                 if not self.connection_to_handler_map:
                     raise self.down_error()
-            woken = self.attend(timeout() if wait == 0 else max(0.0, until - time.monotonic()), wake)
+            woken = self.attend(self.timeout if wait == 0 else max(0.0, until - time.monotonic()), wake)
             if not self.jobs and (woken or (wait != 0 and time.monotonic() >= until)):
                 return None
         return self.jobs.popleft()
@@ -286,8 +285,8 @@ class Worker(Manager, GearmanWorker):
                 return False
             self.step(busy, STEP)
             for connection in busy:
-                if connection.writable() and max(began, connection.moved()) + timeout() < now:
-                    self.drop(connection, ServerLost(f"{connection.server}: took nothing of an answer in {timeout():g} s"))
+                if connection.writable() and max(began, connection.moved()) + self.timeout < now:
+                    self.drop(connection, ServerLost(f"{connection.server}: took nothing of an answer in {self.timeout:g} s"))
 
     def release(self, until=lambda: None, connections=None) -> None:
         """Give the jobs in hand back to their servers, by closing the connections; answers are sent before, as by drain()."""
