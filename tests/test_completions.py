@@ -174,7 +174,7 @@ def test_they_are_not_stale(tmp_path):
 
 def test_options(shell):
     assert shell("gm-dead --rea") == ["--reason"]   # of --re, fish 4 makes --quarantine as well
-    assert set(shell("gm-submit --u")) == {"--unique", "--unique-data"}
+    assert set(shell("gm-submit --uni")) == {"--unique", "--unique-data"}
     assert shell("gm-submit -- --u") == []
     assert shell("gm-dead 17 --fi") == ["--fingerprint"]
     assert shell("gm-work f -- cat --ti") == []

@@ -327,7 +327,7 @@ def test_damaged_queue_files(queue_file, tmp_path_factory, hits, cut, truncated)
         data[at:at + len(change)] = change
     path.write_bytes(data[:cut % len(data)] if truncated else data)
     try:
-        with salvage.Queue(str(path), "gearman_queue") as queue:
+        with salvage.QueueFile(str(path), "gearman_queue") as queue:
             for row in queue.rows():
                 lines.dump(salvage.record(row))
             list(salvage.facts(queue))

@@ -407,6 +407,7 @@ class Delivery(RuleBasedStateMachine):
             collector = collect.Collector.__new__(collect.Collector)
             collector.store, collector.output, collector.collected = opened, Output(quiet=True), 0
             collector.trouble, collector.control = messages.Trouble(), types.SimpleNamespace(stopping=True)
+            collector.worker = Connections(self.server, collector)
             batch = []
             while queued := self.server.grab(b"gearmang", collector):
                 batch.append(Assigned(self.server, queued, collector))
