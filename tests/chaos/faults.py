@@ -58,8 +58,8 @@ class Faults:
         """Break things for so long; what was broken is whole again at the end. What is worst comes a few times for sure."""
         actions, weights = zip(*self.table)
         began = time.monotonic()
-        sure = [(0.8, self.cut_off), (0.7, self.power_cut), (0.6, self.cut_off), (0.5, self.replaced), (0.4, self.cut_off),
-                (0.3, self.clock), (0.2, self.cut_off), (0.1, self.power_cut)]
+        sure = [(0.8, self.cut_off), (0.7, self.power_cut), (0.65, self.replaced), (0.4, self.cut_off), (0.3, self.clock),
+                (0.2, self.cut_off), (0.15, self.power_cut)]
         while (now := time.monotonic()) < began + seconds:
             time.sleep(min(self.rng.expovariate(self.strength), began + seconds - now))
             if sure and time.monotonic() >= began + seconds * sure[-1][0]:
@@ -167,6 +167,13 @@ class Faults:
         if mode != "cut":
             self.after(seconds, self.proxy, number, "pass")
 
+    def await_retry(self, machine: str) -> None:
+        """Wait until a retry waits in a machine's file, which is when most can be lost; not for ever."""
+        for _ in range(20 if self.world.accepted else 0):
+            if self.world.rows(machine, "SELECT 1 FROM job WHERE state = 'delayed' LIMIT 1"):
+                return
+            time.sleep(0.05)
+
     def cut_off(self) -> None:
         self.partition(sure=True)
 
@@ -178,10 +185,7 @@ class Faults:
         seconds = self.rng.uniform(1.8, 3.0)
         if not self.hold_up(seconds) and not sure:
             return
-        for _ in range(20 if self.world.accepted else 0):
-            if self.world.rows("a", "SELECT 1 FROM job WHERE state = 'delayed' LIMIT 1"):
-                break
-            time.sleep(0.05)
+        self.await_retry("a")
         self.note(f"network partition {seconds:.2f} s")
         for number in range(len(self.world.links)):
             self.proxy(number, "hold")
@@ -293,6 +297,7 @@ class Faults:
 
     def power_cut(self) -> None:
         """Of machine b: what was not synced is gone as well."""
+        self.await_retry("b")
         self.note("power cut")
         self.world.cut_power()
 
