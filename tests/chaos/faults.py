@@ -63,7 +63,9 @@ class Faults:
         while (now := time.monotonic()) < began + seconds:
             time.sleep(min(self.rng.expovariate(self.strength), began + seconds - now))
             if sure and time.monotonic() >= began + seconds * sure[-1][0]:
-                sure.pop()[1]()
+                part, act = sure.pop()
+                if act() is False:
+                    sure.append((part, act))
             self.rng.choices(actions, weights)[0]()
         self.mend()
 
@@ -301,12 +303,9 @@ class Faults:
         self.note("power cut")
         self.world.cut_power()
 
-    def replaced(self) -> None:
-        """The quarantine file, by a backup; soon, where it is locked now or its disk full."""
-        if self.world.replace_file():
-            time.sleep(1.0)   # nobody is killed before he has seen it
-        else:
-            self.after(0.5, self.replaced)
+    def replaced(self) -> bool:
+        """The quarantine file, by a backup; False where it is locked now, or its disk full."""
+        return self.world.replace_file()
 
     def clock(self) -> None:
         """The wall clock of a machine is stepped, and later set right."""

@@ -8,6 +8,7 @@ systems of their own, which can be filled up.
 from __future__ import annotations
 
 import collections
+import contextlib
 import datetime
 import json
 import os
@@ -65,6 +66,13 @@ def jobs(seed: int, count: int, calm: bool) -> list[dict]:
         made.append({"function": function, "unique": unique,
                      "priority": rng.choice(("high", "normal", "normal", "low")), "data": f"{ident} {kind}\n{pad}"})
     return made
+
+
+def target_of(link: Path) -> str:
+    try:
+        return os.readlink(link)
+    except OSError:
+        return ""
 
 
 class Service:
@@ -224,11 +232,12 @@ class World:
             return False
 
     def replace_file(self) -> bool:
-        """Replace the file of `a` by a backup of itself while all use it; False where that could not be done now.
+        """Replace the file of `a` by a backup of itself while it is in use; False where that could not be done now.
 
-        A job that dies between a backup and its restoration is lost by definition. So here the write lock is held from the
-        backup on, until the path leads to it. That the -wal and -shm of the old file go at once needs everybody held still:
-        who comes later has the new file, and who has the old one finds its path changed after its next commit.
+        A job that dies between a backup and its restoration is lost by definition. So the write lock is held from the backup
+        on, until the path leads to the old file no more: who has that finds it out after his next commit. A folder stands
+        there until all have ended, as gm-quarantine(5) wants it: SQLite opens -wal and -shm by their names, so that whoever
+        opens one file while another takes its place may get parts of both.
         """
         path, fresh = self.files["a"], self.files["a"].with_name("fresh")
         old = sqlite3.connect(path, timeout=1, isolation_level=None)
@@ -237,35 +246,48 @@ class World:
             old.execute("BEGIN IMMEDIATE")
             source.backup(target)
             target.close()
-            fresh.chmod(0o600)
+            self.note("replaced file")
+            with self.held_still():
+                path.unlink()
+                path.mkdir()
         except sqlite3.Error:
             target.close()
             fresh.unlink(missing_ok=True)
             return False
-        else:
-            self.note("replaced file")
-            with self.gate:
-                still = [pid for pid in strays(self.home) if not self.on_b(pid)]
-                self.kill(still, signal.SIGSTOP)
-                self.kill([pid for pid in still if self.opening(pid)])
-                os.rename(fresh, path)
-                for end in ("-wal", "-shm"):
-                    path.with_name(path.name + end).unlink(missing_ok=True)
-                self.kill(still, signal.SIGCONT)
-            return True
         finally:
             source.close()
             old.close()
+        until = time.monotonic() + 2
+        while self.holders() and time.monotonic() < until:
+            time.sleep(0.05)
+        with self.gate:
+            while left := self.holders():
+                self.kill(left)
+            with self.held_still():
+                for end in ("-wal", "-shm"):
+                    path.with_name(path.name + end).unlink(missing_ok=True)
+                path.rmdir()
+                fresh.rename(path)
+                path.chmod(0o600)
+        return True
 
-    def opening(self, pid: int) -> bool:
-        """Whether a process has the file of `a` open and not yet its -wal."""
-        found = set()
-        for link in Path(f"/proc/{pid}/fd").glob("*"):
+    def holders(self) -> list[int]:
+        """The processes that have the file of `a` open that is no more."""
+        gone = f"{self.files['a']} (deleted)"
+        return [pid for pid in strays(self.home) if gone in map(target_of, Path(f"/proc/{pid}/fd").glob("*"))]
+
+    @contextlib.contextmanager
+    def held_still(self):
+        """A context in which no process of `a` does anything."""
+        with self.gate:
+            still: list[int] = []
+            while found := [pid for pid in strays(self.home) if pid not in still and not self.on_b(pid)]:
+                self.kill(found, signal.SIGSTOP)
+                still += found
             try:
-                found.add(os.readlink(link))
-            except OSError:
-                pass
-        return str(self.files["a"]) in found and f"{self.files['a']}-wal" not in found
+                yield
+            finally:
+                self.kill(still, signal.SIGCONT)
 
     @staticmethod
     def kill(pids: list[int], number: int = signal.SIGKILL) -> None:
