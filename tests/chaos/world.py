@@ -373,14 +373,15 @@ class World:
     operating = True
 
     def operate(self) -> None:
-        """Now and then a function is paused for a while, or some of its waiting jobs are drained: gm-requeue has them then."""
-        rng = random.Random(f"operate {self.seed}")
+        """Now and then some waiting jobs of a function are drained, and are gm-requeue's then, or it is paused for a while."""
+        rng, turn = random.Random(f"operate {self.seed}"), 0
         while not self.closing.wait(rng.uniform(0.3, 2.0)):
             function, seconds = rng.choice(list(FUNCTIONS)), rng.uniform(1, 5)
             machine = self.machines["b" if function == "far" else "a"]
             if not self.operating:
                 return
-            if rng.random() < 0.5:
+            turn += 1
+            if turn % 2:
                 self.note(f"drain {function}")
                 self.popen(["gm-drain", function, str(rng.randrange(1, 60))], "gm-drain").wait()
                 continue
