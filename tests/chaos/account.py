@@ -61,6 +61,10 @@ class Account:
                 found.ended, found.how = float(at), what
                 return
 
+    def tries(self) -> dict[int, int]:
+        """How often each job was run by a gm-work: a worker that counts nothing may die of a job again and again."""
+        return {ident: sum(run.attempt > 0 for run in runs) for ident, runs in self.runs.items()}
+
     def rows(self, state: str) -> set[int]:
         found = set()
         for file in self.world.files:

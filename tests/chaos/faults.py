@@ -24,7 +24,7 @@ def roles(world: World) -> dict[str, list[int]]:
                 words = file.read().split(b"\0")
         except OSError:
             continue
-        names = [os.path.basename(word).decode("utf-8", "replace") for word in words[:2]]
+        names = [os.path.basename(word).decode("utf-8", "replace") for word in words[:3]]
         tool = next((name for name in names if name.startswith("gm-")), None)
         if tool == "gm-work" and pid not in parents:
             tool = "worker"
