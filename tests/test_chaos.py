@@ -23,7 +23,7 @@ def chaos(*options: str, **env: str) -> str:
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("mounts", [True, False], ids=["full disks", "file size limits"])
 def test_nothing_is_lost_whatever_breaks(mounts):
-    said = chaos("--seconds=8" if mounts else "--seconds=4", "--seed=11", **{} if mounts else {"CHAOS_MOUNTS": "0"})
+    said = chaos("--seconds=8" if mounts else "--seconds=4", "--seed=11", "--jobs=300", **{} if mounts else {"CHAOS_MOUNTS": "0"})
     assert "lost 0, wrong 0" in said
 
 

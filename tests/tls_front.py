@@ -26,7 +26,11 @@ async def main(port: str, upstream: str, certificate: str, key: str, authority: 
         context.verify_mode = ssl.CERT_REQUIRED
 
     async def accept(reader, writer):
-        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", int(upstream))
+        try:
+            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", int(upstream))
+        except OSError:
+            writer.transport.abort()
+            return
         await asyncio.gather(carry(reader, up_writer), carry(up_reader, writer))
     server = await asyncio.start_server(accept, "127.0.0.1", int(port), ssl=context)
     await server.serve_forever()

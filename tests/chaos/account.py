@@ -9,11 +9,11 @@ import re
 from world import NEVER, World
 
 # What can be the reason that a server hands a job out again, and that a job is submitted twice
-SERVER = ("network", "kill gearmand", "stop gearmand", "disk full", "kill all")
-AGAIN = SERVER + ("kill worker", "stop worker", "kill gm-work", "stop gm-work", "told gm-work", "locked file", "kill job",
-                  "stop job")
-TWICE = SERVER + ("kill gm-submit", "stop gm-submit", "kill gm-requeue", "stop gm-requeue", "kill worker", "stop worker",
-                  "kill gm-collect", "stop gm-collect", "told gm-collect", "locked file")
+EVERYWHERE = ("network", "kill gearmand", "stop gearmand", "kill front", "stop front", "disk full", "locked file", "kill all",
+              "power cut", "replaced file", "kill worker", "stop worker", "kill gm-drain", "stop gm-drain")
+AGAIN = EVERYWHERE + ("kill gm-work", "stop gm-work", "told gm-work", "kill job", "stop job", "kill foreign")
+TWICE = EVERYWHERE + ("kill gm-submit", "stop gm-submit", "kill gm-at", "stop gm-at", "kill gm-requeue", "stop gm-requeue",
+                      "kill gm-collect", "stop gm-collect", "told gm-collect")
 BEFORE = 3.0   # seconds before a run in which its reason may lie
 
 
@@ -54,12 +54,16 @@ class Account:
     def read(self, what, ident, at, attempt, handle, server, run) -> None:
         runs = self.runs[int(ident)]
         if what == "begun":
-            runs.append(Run(float(at), int(attempt), handle, server, run))
+            runs.append(Run(float(at), int(attempt), handle, self.world.numbers.get(server, server), run))
             return
         for found in reversed(runs):
             if found.run == run:
                 found.ended, found.how = float(at), what
                 return
+
+    def tries(self) -> dict[int, int]:
+        """How often each job was run by a gm-work: a worker that counts nothing may die of a job again and again."""
+        return {ident: sum(run.attempt > 0 for run in runs) for ident, runs in self.runs.items()}
 
     def rows(self, state: str) -> set[int]:
         found = set()
@@ -76,7 +80,7 @@ class Account:
         groups = collections.defaultdict(list)
         for ident in self.world.accepted:
             job = self.world.jobs[ident]
-            if job["unique"][0] != "u":
+            if job["unique"][0] != "u" and "id" not in self.world.accepted[ident]:   # gm-at's go under a key
                 groups[job["function"], job["unique"]].append(ident)
         return {ident for group in groups.values() if len(group) > 1 for ident in group
                 if ident not in self.runs and ident not in self.dead | self.delayed | self.queued}
@@ -127,7 +131,7 @@ class Account:
         job = self.world.jobs[ident]
         accepted = self.world.accepted.get(ident)
         told = [f"{job['function']} {job['unique']} {self.kind(ident)}",
-                "never accepted" if accepted is None else f"accepted {accepted['time']:.2f} as {accepted['handle']}"]
+                "never accepted" if accepted is None else f"accepted {accepted['time']:.2f} as {accepted.get('handle', 'kept')}"]
         told += [f"begun {run.began:.2f} attempt {run.attempt} {run.handle} run {run.run} " +
                  ("no end" if run.how is None else f"{run.how} {run.ended:.2f}") for run in self.runs.get(ident, ())]
         return "; ".join(told)

@@ -14,21 +14,22 @@ from world import HERE, World, strays
 
 
 def roles(world: World) -> dict[str, list[int]]:
-    """Living processes of the run by what they are: worker (gm-work's children, the releaser too), job, gearmand, gm-X."""
+    """Living processes of the run by what they are: gm-X, worker (gm-work's children, the releaser too), gearmand, front (of
+    TLS), foreign (a worker), job."""
     found: dict[str, list[int]] = {}
-    parents = {service.process.pid for service in world.services if service.process}
+    parents = {service.process.pid: service.name for service in world.services if service.process}
     for pid in strays(world.home):
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as file:
                 words = file.read().split(b"\0")
         except OSError:
             continue
-        names = [os.path.basename(word).decode("utf-8", "replace") for word in words[:2]]
+        names = [os.path.basename(word).decode("utf-8", "replace") for word in words[:3]]
         tool = next((name for name in names if name.startswith("gm-")), None)
         if tool == "gm-work" and pid not in parents:
             tool = "worker"
         elif tool is None:
-            tool = "gearmand" if names[0] == "gearmand" else "job" if words[0] else None
+            tool = parents[pid].rstrip("01") if pid in parents else "job" if words[0] else None
         if tool:
             found.setdefault(tool, []).append(pid)
     return found
@@ -48,29 +49,29 @@ class Faults:
         self.world, self.strength, self.scale = world, strength, scale
         self.rng = random.Random(f"faults {world.seed}")
         self.later: list[threading.Timer] = []
-        self.count: dict[str, int] = {}
         self.rest = 0.0   # time.monotonic() before which nothing that holds up everybody begins
         self.table = [(self.kill, 40), (self.stop, 20), (self.server_dies, 7), (self.network, 22), (self.disk_full, 4),
-                      (self.locked, 4), (self.told, 6), (self.power, 1.5), (self.slow_requeue, 4),
-                      (self.partition, 6)]
+                      (self.locked, 4), (self.told, 6), (self.all_die, 1.5), (self.slow_requeue, 4),
+                      (self.partition, 6), (self.power_cut, 3), (self.clock, 4)]
 
     def run(self, seconds: float) -> None:
         """Break things for so long; what was broken is whole again at the end. What is worst comes a few times for sure."""
         actions, weights = zip(*self.table)
         began = time.monotonic()
-        sure = [began + seconds * part for part in (0.8, 0.6, 0.4, 0.2)]
+        sure = [(0.8, self.cut_off), (0.7, self.power_cut), (0.65, self.replaced), (0.4, self.cut_off), (0.3, self.clock),
+                (0.2, self.cut_off), (0.15, self.power_cut)]
         while (now := time.monotonic()) < began + seconds:
             time.sleep(min(self.rng.expovariate(self.strength), began + seconds - now))
-            if sure and time.monotonic() >= sure[-1]:
-                sure.pop()
-                self.partition(sure=True)
+            if sure and time.monotonic() >= began + seconds * sure[-1][0]:
+                part, act = sure.pop()
+                if act() is False:
+                    sure.append((part, act))
             self.rng.choices(actions, weights)[0]()
         self.mend()
 
-    def note(self, what: str) -> None:
-        kind = " ".join(what.split()[:2])
-        self.count[kind] = self.count.get(kind, 0) + 1
-        self.world.note(what)
+    @property
+    def note(self):
+        return self.world.note
 
     def hold_up(self, seconds: float) -> bool:
         """Whether something may hold up everybody for so long: not more than a third of the time, so that work goes on."""
@@ -89,10 +90,12 @@ class Faults:
     def mend(self) -> None:
         for timer in self.later:
             timer.cancel()
-        for number in range(len(self.world.ports)):
+        for number in range(len(self.world.links)):
             self.proxy(number, "pass")
         for name in ("a", "b", "s0", "s1"):
             (self.world.home / name / "ballast").unlink(missing_ok=True)
+        for name in self.world.clocks:
+            self.world.set_clock(name, 0)
         for service in self.world.services:
             service.held = False
         for pids in roles(self.world).values():
@@ -158,12 +161,23 @@ class Faults:
         self.world.proxy.stdin.flush()
 
     def network(self) -> None:
-        number, mode = self.rng.randrange(2), self.rng.choice(["cut", "cut", "delay", "split", "truncate", "truncate", "hold"])
+        number = self.rng.randrange(len(self.world.links))
+        mode = self.rng.choice(["cut", "cut", "delay", "split", "truncate", "truncate", "hold"])
         seconds = self.rng.uniform(0.2, 4.0)
         self.note(f"network {mode} {number} {seconds:.2f} s")
         self.proxy(number, mode)
         if mode != "cut":
             self.after(seconds, self.proxy, number, "pass")
+
+    def await_retry(self, machine: str) -> None:
+        """Wait until a retry waits in a machine's file, which is when most can be lost; not for ever."""
+        for _ in range(20 if self.world.accepted else 0):
+            if self.world.rows(machine, "SELECT 1 FROM job WHERE state = 'delayed' LIMIT 1"):
+                return
+            time.sleep(0.05)
+
+    def cut_off(self) -> None:
+        self.partition(sure=True)
 
     def partition(self, sure: bool = False) -> None:
         """No server can be reached, and what was on its way is gone; and some of those who wait do not live to see it.
@@ -173,12 +187,9 @@ class Faults:
         seconds = self.rng.uniform(1.8, 3.0)
         if not self.hold_up(seconds) and not sure:
             return
-        for _ in range(20 if self.world.accepted else 0):
-            if self.world.rows("a", "SELECT 1 FROM job WHERE state = 'delayed' LIMIT 1"):
-                break
-            time.sleep(0.05)
+        self.await_retry("a")
         self.note(f"network partition {seconds:.2f} s")
-        for number in range(len(self.world.ports)):
+        for number in range(len(self.world.links)):
             self.proxy(number, "hold")
             self.after(seconds, self.proxy, number, "cut")
             self.after(seconds + 0.05, self.proxy, number, "pass")
@@ -230,8 +241,8 @@ class Faults:
         name = self.rng.choice(["a", "a", "b"])
         if self.world.files[name].exists() and self.hold_up(self.scale):
             self.note(f"locked file {name} {self.scale:.2f} s")
-            subprocess.Popen([HERE / "lock", self.world.files[name], str(self.scale)], stdout=subprocess.DEVNULL,
-                             stderr=subprocess.DEVNULL)
+            self.world.popen([str(HERE / "lock"), str(self.world.files[name]), str(self.scale)], "lock",
+                             **self.world.machines[name])
             self.kill_workers_within(name, self.scale)
 
     def kill_workers_within(self, name: str, seconds: float) -> None:
@@ -248,10 +259,10 @@ class Faults:
     def late(self) -> None:
         """Jobs are sent back that die again at once, the workers being idle; only then comes the word that they were sent."""
         self.note("network late")
-        for number in range(len(self.world.ports)):
+        for number in range(len(self.world.links)):
             self.proxy(number, "late")
         self.world.act("gm-requeue", self.world.listing(100, "--reason=rejected"))
-        for number in range(len(self.world.ports)):
+        for number in range(len(self.world.links)):
             self.proxy(number, "pass")
 
     def unheard(self) -> None:
@@ -259,7 +270,7 @@ class Faults:
         lines, waiting = self.world.listing(100), "SELECT count(*) FROM job WHERE state = 'dead' AND claim IS NULL"
         before = self.world.rows("a", waiting)
         self.note("network unheard")
-        for number in range(len(self.world.ports)):
+        for number in range(len(self.world.links)):
             self.proxy(number, "hold")
         process = self.world.popen(["gm-requeue"], "gm-requeue", subprocess.PIPE)
         process.stdin.write(b"".join(line + b"\n" for line in lines))
@@ -270,7 +281,7 @@ class Faults:
         process.kill()
         process.wait()
         for mode in ("cut", "pass"):
-            for number in range(len(self.world.ports)):
+            for number in range(len(self.world.links)):
                 self.proxy(number, mode)
             time.sleep(0.05)
 
@@ -282,6 +293,24 @@ class Faults:
             send(pid, signal.SIGSTOP)
             self.after(seconds, send, pid, signal.SIGCONT)
 
-    def power(self) -> None:
-        """Everything at once; only what was written stays."""
+    def all_die(self) -> None:
+        """Everything at once; what was written stays."""
         self.kill_all()
+
+    def power_cut(self) -> None:
+        """Of machine b: what was not synced is gone as well."""
+        self.await_retry("b")
+        self.note("power cut")
+        self.world.cut_power()
+
+    def replaced(self) -> bool:
+        """The quarantine file, by a backup; False where it is locked now, or its disk full."""
+        return self.world.replace_file()
+
+    def clock(self) -> None:
+        """The wall clock of a machine is stepped, and later set right."""
+        name, step = self.rng.choice(["a", "b"]), self.rng.choice([20, 3600, 86400]) * self.rng.choice([-1, 1])
+        seconds = self.rng.uniform(0.5, self.scale)
+        self.note(f"clock stepped {name} {step:+d} s for {seconds:.2f} s")
+        self.world.set_clock(name, step)
+        self.after(seconds, self.world.set_clock, name, 0)

@@ -11,14 +11,13 @@ import sqlite3
 import subprocess
 import sys
 import time
-import uuid
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent))
 from conftest import SBIN, environment, strays  # noqa: E402
+from disk import Disk  # noqa: E402
 from gearmand import Queue  # noqa: E402
-from strikes import Control  # noqa: E402
 
 NUMBER = re.compile(rb'(?:^|\n|"data":")(\d+) [a-z]+')
 STATUSES = (0, 1, 111, -9)   # of a tool that is broken on purpose
@@ -39,16 +38,14 @@ class Machine:
     def __init__(self, home: Path, library: Path, port: int, targets: str):
         self.home, self.queue = home, Queue(port)
         self.state, self.shadow, self.out, self.log = home / "state", home / "shadow", home / "out", home / "log"
-        for folder in (self.state, self.shadow / "inodes", self.shadow / "names", self.out):
-            folder.mkdir(parents=True)
+        self.disk = Disk(self.state, home, library)
+        self.out.mkdir()
         self.log.touch()
         self.quarantine, self.store = self.state / "quarantine.db", self.state / "gearmand.db"
-        self.renew_boot_id()
-        self.control = Control(home / "control")
-        self.env = {**environment(home), "GM_SERVERS": f"127.0.0.1:{port}", "GM_QUARANTINE": str(self.quarantine),
-                    "GM_TIMEOUT": "2", "LD_PRELOAD": str(library), "CRASH_CONTROL": str(home / "control"),
-                    "CRASH_HOME": str(self.state), "CRASH_SHADOW": str(self.shadow), "CRASH_TARGETS": targets,
-                    "CRASH_BOOT": str(home / "boot_id"), "CRASH_PLUG": str(home / "plug"), "CRASH_LOG": str(self.log)}
+        self.control = self.disk.control
+        self.env = {**environment(home), **self.disk.env, "GM_SERVERS": f"127.0.0.1:{port}",
+                    "GM_QUARANTINE": str(self.quarantine), "GM_TIMEOUT": "2", "CRASH_TARGETS": targets,
+                    "CRASH_PLUG": str(home / "plug"), "CRASH_LOG": str(self.log)}
         self.server = Process("gm-server", ["gm-server", f"--store={self.store}", f"--port={port}", "--", "--threads=1"])
         self.processes: list[Process] = []
         self.boots, self.cut_at = 1, ""
@@ -60,38 +57,12 @@ class Machine:
         strike = self.control.strike
         chance = random.Random(strike.at)
         self.cut_at = self.control.where or "the plug"
-        synced_files = {self.state / name.name.replace("%", "/"): self.shadow / "inodes" / os.readlink(name)
-                        for name in (self.shadow / "names").iterdir()}
-        there = [path for path in self.state.rglob("*") if path.is_file()]
-        for path in sorted({*synced_files, *there}):
-            if path.name.endswith("-shm"):
-                path.unlink(missing_ok=True)   # SQLite makes it anew
-                continue
-            if strike.part and chance.random() < 0.5:
-                continue
-            synced = synced_files.get(path)
-            if synced is None:
-                path.unlink()
-                continue
-            path.parent.mkdir(exist_ok=True)
-            if synced.exists():
-                shutil.copyfile(synced, path)
-            else:
-                path.touch()
-            path.chmod(0o600)
+        self.disk.restore(lambda: strike.part and chance.random() < 0.5)
         (self.home / "plug").unlink(missing_ok=True)
-        self.renew_boot_id()
         self.boots += 1
-        self.control.disarm()
-
-    def renew_boot_id(self) -> None:
-        (self.home / "boot_id").write_text(f"{uuid.uuid4()}\n", encoding="ascii")
 
     def sync(self, path: Path) -> None:
-        """Count a file below home/state, which this process has written, as synced."""
-        found = os.stat(path)
-        shutil.copyfile(path, self.shadow / "inodes" / f"made.{found.st_ino}")
-        os.symlink(f"made.{found.st_ino}", self.shadow / "names" / str(path.relative_to(self.state)).replace("/", "%"))
+        self.disk.sync(path)
 
     # ---- processes
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 CONTROL = struct.Struct("=4iqqq2i160s")   # struct control of preload.c
-COUNT = 24                                # offset of its counts
+COUNT, OFF = 24, 40                       # offsets of its counts, of the power switch
 OURS, SERVER = 0, 1
 NEVER = 1 << 62                           # a call that is not reached
 KILL, KILL_HALF, KILL_GROUP, FAIL, SHORT, POWER = range(1, 7)
@@ -78,6 +78,10 @@ class Control:
     @property
     def off(self) -> bool:
         return bool(CONTROL.unpack_from(self.memory)[7])
+
+    def cut(self) -> None:
+        """Cut the power: every process ends at its next call that counts."""
+        struct.pack_into("=i", self.memory, OFF, 1)
 
     @property
     def struck(self) -> int:
