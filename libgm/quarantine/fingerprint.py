@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from libgm import job
 
 # Endings of files that jobs are about: a bare name with one is a path. A program's own (.py, .sh) tells causes apart.
@@ -23,6 +25,7 @@ PATTERNS = (   # each runs in linear time: one that begins anywhere in a run of 
 MATCHED = 1000   # characters of an error that are looked at, as many as the file keeps
 
 
+@lru_cache(64)   # failures of one cause come in rows
 def normal(error: str) -> str:
     """An error text with what differs from job to job taken out: quoted strings, addresses, paths, ids, numbers."""
     import re

@@ -100,9 +100,9 @@ def bring_in(store: Store, values: dict) -> tuple[int, bool]:
     As set_aside(), but the same sending of a job, or an earlier one, changes nothing, and another job of its key has a key
     that its fields make, so that it too comes in once.
     """
-    timeless = {**values, "first_failed": None, "last_failed": None}   # a record without times has those of its coming
-    for key in (values["key"], _digest_key(timeless)):
-        values = {**values, "key": key}
+    for again in (False, True):
+        if again:   # a record without times has those of its coming
+            values = {**values, "key": _digest_key({**values, "first_failed": None, "last_failed": None})}
         there = store.execute(THERE, values).fetchone()
         if there is None:
             return _insert(store, values), True

@@ -139,9 +139,9 @@ def mark_seen(store: Store) -> None:
 # ---- after it
 
 
-def settle(store: Store, run: int) -> None:
-    """The failure of a run is written, within the transaction of the caller's that writes it; its answer is not sent yet."""
-    store.execute("UPDATE start SET settled = 1 WHERE process = ? AND run = ?", (store.process, run))
+def settle(store: Store, *runs: int) -> None:
+    """The failures of runs are written, in a transaction of the caller's that writes them; their answers are not sent yet."""
+    store.execute_many("UPDATE start SET settled = 1 WHERE process = ? AND run = ?", [(store.process, run) for run in runs])
 
 
 def will_send(store: Store, run: int, unique: bytes) -> None:

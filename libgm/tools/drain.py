@@ -26,6 +26,7 @@ class Drain(Intake):
 
     def __init__(self, servers: list, function: bytes, path: str, limit: int | None, why: str | None, quiet: bool, json: bool):
         super().__init__(servers, function, path, Output(quiet=quiet, acts=True, json=json))
+        self.cause = fingerprint(function, "drained", "")   # of all rows
         self.limit, self.why = limit, why
         self.drained = self.told = self.runs = 0
         self.answered: list[int] = []   # runs whose starts are to go with the next transaction
@@ -127,9 +128,9 @@ class Drain(Intake):
             for attempt in batch:
                 values = self.row(attempt)
                 values["id"] = jobs.set_aside(self.store, values)
-                starts.settle(self.store, attempt.run)
-                starts.forget(self.store, attempt.identity)
                 rows.append(values)
+            starts.settle(self.store, *(attempt.run for attempt in batch))
+            starts.forget(self.store, *(attempt.identity for attempt in batch))
             found = jobs.revisions(self.store, [values["id"] for values in rows])
             for values in rows:
                 values["revision"], values["key"] = found[values["id"]]
@@ -157,7 +158,7 @@ class Drain(Intake):
             priority=header.priority, reason="drained", error="", attempts=attempt.before, requeues=header.requeues,
             first_failed=header.first_failed, last_failed=int(time.time()), sends=header.sends, holds=header.holds,
             known_bad=header.known_bad, server=attempt.server, handle=attempt.handle,
-            fingerprint=fingerprint(self.function, "drained", ""), **spooled)
+            fingerprint=self.cause, **spooled)
 
     def end_starts(self) -> None:
         """Whatever was answered last: its starts go."""
