@@ -16,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = [sys.executable, str(ROOT / "bench/peers.py")]
+BEFORE = os.getloadavg()[0]   # what it begins is not others' load
 
 
 class Bench:
@@ -175,10 +176,10 @@ def machine() -> list[str]:
             return f"{name} not there"
     cpus = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     model = next((line.partition(":")[2].strip() for line in cpus if line.startswith("model name")), platform.machine())
-    busy = os.getloadavg()[1] > 1.5 * os.cpu_count() + 1
+    busy = BEFORE > os.cpu_count()
     return [*(["**The machine was busy with other things**: rates are low, and so are ratios of what needs more than one "
                "processor. Run it again on a quiet one.\n"] if busy else []),
-            f"{os.cpu_count()} x {model}, Linux {platform.release()}; load {os.getloadavg()[0]:.1f}",
+            f"{os.cpu_count()} x {model}, Linux {platform.release()}; load {BEFORE:.1f} when it began",
             f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}; {said('gearmand', '--version')}; "
             f"{package('python3-gearman')}; {package('huey')}; {package('rq')}; "
             f"{said('redis-server', '--version')}; {said('parallel', '--version')}"]
