@@ -176,7 +176,7 @@ def machine() -> list[str]:
             return f"{name} not there"
     cpus = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     model = next((line.partition(":")[2].strip() for line in cpus if line.startswith("model name")), platform.machine())
-    busy = BEFORE > os.cpu_count()
+    busy = os.cpu_count() < BEFORE
     return [*(["**The machine was busy with other things**: rates are low, and so are ratios of what needs more than one "
                "processor. Run it again on a quiet one.\n"] if busy else []),
             f"{os.cpu_count()} x {model}, Linux {platform.release()}; load {BEFORE:.1f} when it began",
