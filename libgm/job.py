@@ -126,10 +126,8 @@ class Job:
         """
         if self.wire_unique is not None:
             return self.wire_unique, self.data
-        header = wire.Header(priority="normal" if self.given else self.priority, waited=waited)
-        if header != wire.Header() or wire.misread(self.function, self.unique, self.data):
-            header.priority = self.priority
-            return wire.pack(self.function, self.unique, header, self.data)
+        if waited or (self.priority != "normal" and not self.given) or wire.misread(self.function, self.unique, self.data):
+            return wire.pack(self.function, self.unique, wire.Header(priority=self.priority, waited=waited), self.data)
         return self.unique, self.data
 
     @classmethod
