@@ -173,10 +173,10 @@ def test_they_are_not_stale(tmp_path):
 
 
 def test_options(shell):
-    assert shell("gm-dead --rea") == ["--reason"]   # of --re, fish 4 makes --quarantine as well
+    assert shell("gm-dead --rea") == ["--reason"]   # fish also matches letters that stand apart
     assert set(shell("gm-submit --uni")) == {"--unique", "--unique-data"}
     assert shell("gm-submit -- --u") == []
-    assert shell("gm-dead 17 --fi") == ["--fingerprint"]
+    assert shell("gm-dead 17 --fing") == ["--fingerprint"]
     assert shell("gm-work f -- cat --ti") == []
 
 

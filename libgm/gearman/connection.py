@@ -337,10 +337,12 @@ def split(data: bytearray, start: int, end: int, count: int) -> list[bytes]:
             stop = data.find(0, start, end)
             if stop < 0:
                 break
-            fields.append(bytes(view[start:stop]))
+            with view[start:stop] as field:   # released here: PyPy would hold data until it collects the slice
+                fields.append(bytes(field))
             start = stop + 1
         if count:
-            fields.append(bytes(view[start:end]))
+            with view[start:end] as field:
+                fields.append(bytes(field))
     return fields
 
 
