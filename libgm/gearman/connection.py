@@ -333,16 +333,11 @@ def split(data: bytearray, start: int, end: int, count: int) -> list[bytes]:
     """At most count fields between start and end of data, each copied once; the last may hold NUL."""
     fields: list[bytes] = []
     with memoryview(data) as view:
-        while len(fields) < count - 1 and start <= end:
-            stop = data.find(0, start, end)
-            if stop < 0:
-                break
-            with view[start:stop] as field:   # released here: PyPy would hold data until it collects the slice
+        while len(fields) < count and start <= end:
+            stop = data.find(0, start, end) if len(fields) < count - 1 else -1
+            with view[start:end if stop < 0 else stop] as field:   # released here: PyPy would hold data until it collects it
                 fields.append(bytes(field))
-            start = stop + 1
-        if count:
-            with view[start:end] as field:
-                fields.append(bytes(field))
+            start = end + 1 if stop < 0 else stop + 1
     return fields
 
 
