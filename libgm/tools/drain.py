@@ -121,7 +121,6 @@ class Drain(Intake):
         rows = []
         with self.store.transaction():
             starts.end(self.store, *self.answered)
-            self.answered = []
             for attempt in batch:
                 self.look_back(attempt)
             starts.begin(self.store, *batch)
@@ -142,7 +141,7 @@ class Drain(Intake):
         past = starts.past(self.store, attempt.identity)
         if past is None:
             return
-        attempt.before += past.attempts
+        attempt.before = attempt.header.attempts + past.attempts   # also where the file did not take it, and this comes again
         if past.settled:
             attempt.header.key = wire.new_key()
         elif past.key is not None:
