@@ -11,6 +11,7 @@ import re
 from hashlib import blake2b
 
 from libgm import wire
+from libgm.errors import Unavailable, reason
 from libgm.quarantine import processes
 from libgm.quarantine.file import Store
 
@@ -58,13 +59,16 @@ class Spool:
         return self.state.hexdigest()
 
     def keep(self) -> None:
-        """Make it durable. It stays."""
-        os.fsync(self.fd)
-        folder = os.open(os.path.dirname(self.path), os.O_RDONLY)
+        """Make it durable. It stays. Raises Unavailable."""
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            os.fsync(self.fd)
+            folder = os.open(os.path.dirname(self.path), os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise Unavailable(f"{self.path}: cannot write: {reason(error)}") from None
         self.kept = True
 
     def __len__(self) -> int:

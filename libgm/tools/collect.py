@@ -144,7 +144,7 @@ class Collector(Intake):
         return True
 
     def write(self, batch: list, rows: list[dict]) -> list[int]:
-        """Make a batch durable; the ids of its rows. Raises Unavailable, OSError."""
+        """Make a batch durable; the ids of its rows. Raises Unavailable."""
         for assigned in batch:
             if isinstance(assigned.data, Spool):
                 assigned.data.keep()

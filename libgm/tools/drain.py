@@ -113,7 +113,7 @@ class Drain(Intake):
     def write(self, batch: list[Attempt]) -> list[dict]:
         """Make a batch durable; its rows. Its starts are settled from the first: a job that comes again is another one then.
 
-        Raises Unavailable, OSError.
+        Raises Unavailable.
         """
         for attempt in batch:
             if attempt.spool is not None:

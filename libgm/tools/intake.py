@@ -55,7 +55,7 @@ class Intake:
                 return done
             except Replaced:
                 raise
-            except (Unavailable, OSError) as error:
+            except Unavailable as error:
                 self.control.wait(self.trouble.say(f"{error}: trying again"))
             if self.control.stopping:
                 return None
