@@ -307,12 +307,17 @@ def test_what_a_lost_server_had_taken_is_printed(gm, gearmand):
 # ---- retries that a living process could not release
 
 
-@pytest.mark.slow
-def test_a_release_that_a_hung_server_cut_off_is_tried_again(gm, gearmand):
+def leave_a_due_retry(gm):
+    """A job whose retry is due, and no worker there to release it."""
     gm("gm-submit", "-q", "f", input=b"1\n")
     gm("gm-work", "-q", "--until-empty", "--delay=1h", "f", "--", "false")
     with gm.database() as db:
         db.execute("UPDATE job SET due = 1")
+
+
+@pytest.mark.slow
+def test_a_release_that_a_hung_server_cut_off_is_tried_again(gm, gearmand):
+    leave_a_due_retry(gm)
     gearmand.process.send_signal(signal.SIGSTOP)
     worker = gm.start("gm-work", "-q", "--delay=1h", "g", "--", "true")
     until(lambda: b"no answer" in worker.err_path.read_bytes(), timeout=60)
@@ -327,10 +332,8 @@ def test_a_release_that_a_hung_server_cut_off_is_tried_again(gm, gearmand):
 @pytest.mark.slow
 def test_a_release_that_could_not_be_written_is_overdue_until_it_can(gm, gearmand):
     """As where the disk is full between the server's acknowledgement and the removal; the second copy merges with the first."""
-    gm("gm-submit", "-q", "f", input=b"1\n")
-    gm("gm-work", "-q", "--until-empty", "--delay=1h", "f", "--", "false")
+    leave_a_due_retry(gm)
     with gm.database() as db:
-        db.execute("UPDATE job SET due = 1")
         db.execute("CREATE TRIGGER stop BEFORE DELETE ON job BEGIN SELECT raise(ABORT, 'cut off here'); END")
     worker = gm.start("gm-work", "-q", "--delay=1h", "g", "--", "true")
     until(lambda: b"cut off here" in worker.err_path.read_bytes())

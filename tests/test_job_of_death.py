@@ -247,6 +247,49 @@ def test_a_payload_over_64_mib_is_kept_in_a_file_and_does_not_come_back(gm, memo
     assert not file.exists() and dead(gm) == []
 
 
+UNSYNCED = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+int fsync(int fd)
+{
+    char link[64], path[4096] = "";
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    if (readlink(link, path, sizeof path - 1) > 0 && strstr(path, "-payload-") && !access(getenv("BROKEN"), F_OK)) {
+        errno = EIO;
+        return -1;
+    }
+    return ((int (*)(int)) dlsym(RTLD_NEXT, "fsync"))(fd);
+}
+"""   # as a disk that breaks, while the file $BROKEN is there
+
+
+@pytest.mark.parametrize("size, command", [
+    (65, ["gm-work", "--until-empty", "f", "--", "cat"]), (65, ["gm-work", "f", "--", "cat"]), (65, ["gm-drain", "f"]),
+    (129, ["gm-collect", "f"])], ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else None)
+def test_a_large_payload_that_the_disk_does_not_take_stays_with_its_server(gm, memory_gearmand, tmp_path, size, command):
+    (tmp_path / "unsynced.c").write_text(UNSYNCED)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "unsynced.so", tmp_path / "unsynced.c", "-ldl"], check=True)
+    (tmp_path / "broken").touch()
+    send_large(memory_gearmand.port, b"f", [bytes(1 << 20)] * size)
+    tool = gm.start(*command, env={"LD_PRELOAD": str(tmp_path / "unsynced.so"), "BROKEN": str(tmp_path / "broken")})
+    until(lambda: b": cannot write: " in tool.err_path.read_bytes())
+    assert memory_gearmand.status()[b"f"][0] == 1 and dead(gm) == []
+    if "--until-empty" in command:   # nobody would mend it meanwhile: three tries
+        assert tool.wait(60) == 111
+        tool = gm.start(*command)
+    (tmp_path / "broken").unlink()
+    record, = until(lambda: dead(gm))
+    assert Path(record["payload_file"]).stat().st_size == size << 20
+    until(lambda: memory_gearmand.status()[b"f"][0] == 0)
+    tool.terminate()
+    assert tool.wait(30) == 0
+
+
 def test_what_a_killed_worker_left_of_a_large_payload_is_removed(gm, gearmand, tmp_path):
     gm("gm-submit", "f", input=b"x\n")
     gm("gm-work", "--until-empty", "--tries=1", "f", "--", "false")

@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from libgm.gearman import client
 from libgm.gearman.connection import Refused, ServerLost
 from libgm.quarantine import file, jobs, processes
-from libgm.shell import messages
+from libgm.shell import trouble
 from libgm.shell.lines import Output
 from libgm.tools import batch, collect, requeue
 from libgm.tools.batch import Item
@@ -406,7 +406,7 @@ class Delivery(RuleBasedStateMachine):
         def gather(opened):
             collector = collect.Collector.__new__(collect.Collector)
             collector.store, collector.output, collector.collected = opened, Output(quiet=True), 0
-            collector.trouble, collector.control = messages.Trouble(), types.SimpleNamespace(stopping=True)
+            collector.trouble, collector.control = trouble.Trouble(), types.SimpleNamespace(stopping=True)
             collector.worker = Connections(self.server, collector)
             batch = []
             while queued := self.server.grab(b"gearmang", collector):
@@ -514,7 +514,7 @@ def model():
         patch.setattr(client, "Submitter", Submitter)
         patch.setattr(orphans, "end_orphans", lambda *_: None)
         patch.setattr(processes, "lives", lambda store, process: process in Process.living)
-        for module in (batch, requeue, messages, report, settle):
+        for module in (batch, requeue, trouble, report, settle):
             patch.setattr(module, "warn", lambda text: None)
         yield
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 
@@ -13,6 +14,7 @@ from libgm.quarantine.fingerprint import fingerprint
 from libgm.quarantine.payloads import Spool
 from libgm.shell.lines import Output, ReaderGone
 from libgm.shell.messages import warn
+from libgm.shell.signals import Stopped
 from libgm.tools.intake import Intake
 from libgm.units import counted
 
@@ -101,13 +103,14 @@ class Collector(Intake):
         try:
             if self.until_empty:
                 self.worker.connect()
-            while not self.control.stopping:
-                batch = self.batch(0 if self.until_empty else None, WINDOW)
-                if batch and not self.keep(batch):
-                    break
-                if not batch and self.until_empty and self.worker.idle:
-                    break
-                self.control.happened()
+            with contextlib.suppress(Stopped):
+                while not self.control.stopping:
+                    batch = self.batch(0 if self.until_empty else None, WINDOW)
+                    if batch:
+                        self.keep(batch)
+                    elif self.until_empty and self.worker.idle:
+                        break
+                    self.control.happened()
             self.output.close()
         except ReaderGone:
             warn(f"standard output: its reader has gone: stopping after {counted(self.collected, 'job')}")
@@ -121,12 +124,10 @@ class Collector(Intake):
             processes.part(self.store)
         return status
 
-    def keep(self, batch: list) -> bool:
-        """Commit a batch, then acknowledge it; False where we were told to stop while the file would not take it."""
+    def keep(self, batch: list) -> None:
+        """Commit a batch, then acknowledge it. Raises Stopped where we are told to stop while the file does not take it."""
         rows = [read(assigned) for assigned in batch]
-        idents = self.persist(lambda: self.write(batch, rows))
-        if idents is None:
-            return False
+        idents = self.trouble.outlast(lambda: self.write(batch, rows), self.control)
         lost = {}
         for assigned in batch:
             try:
@@ -141,7 +142,6 @@ class Collector(Intake):
             for ident, row in zip(idents, rows):
                 self.output.emit(jobs.record(jobs.fetch(self.store, ident) or [row.get(name) for name in jobs.COLUMNS]))
             self.output.flush()
-        return True
 
     def write(self, batch: list, rows: list[dict]) -> list[int]:
         """Make a batch durable; the ids of its rows. Raises Unavailable."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 from libgm import wire
@@ -13,6 +14,7 @@ from libgm.quarantine.fingerprint import fingerprint
 from libgm.shell.lines import Output, ReaderGone
 from libgm.shell.messages import summarize, warn
 from libgm.shell.progress import Progress
+from libgm.shell.signals import Stopped
 from libgm.tools.intake import Intake
 from libgm.units import counted
 from libgm.worker.attempt import Attempt
@@ -61,14 +63,15 @@ class Drain(Intake):
     def take_all(self) -> int:
         try:
             self.worker.connect()
-            while self.left > 0 and not self.control.stopping:
-                self.worker.window = min(WINDOW, self.left)
-                batch = [self.attempt(assigned) for assigned in self.batch(0, self.worker.window)]
-                if batch and not self.keep(batch):
-                    break
-                if not batch and self.worker.idle:
-                    break
-                self.control.happened()
+            with contextlib.suppress(Stopped):
+                while self.left > 0 and not self.control.stopping:
+                    self.worker.window = min(WINDOW, self.left)
+                    batch = [self.attempt(assigned) for assigned in self.batch(0, self.worker.window)]
+                    if batch:
+                        self.keep(batch)
+                    elif self.worker.idle:
+                        break
+                    self.control.happened()
             self.worker.release()   # what has arrived and is not ours to take any more
             self.output.close()
         except ReaderGone:
@@ -85,13 +88,11 @@ class Drain(Intake):
         self.runs += 1
         return Attempt(assigned, self.runs, False)
 
-    def keep(self, batch: list[Attempt]) -> bool:
-        """Commit a batch, answer it, print it; False where we were told to stop while the file would not take it."""
+    def keep(self, batch: list[Attempt]) -> None:
+        """Commit a batch, answer it, print it. Raises Stopped where we are told to stop while the file does not take it."""
         waited = [attempt for attempt in batch if attempt.waited]
         kept = [attempt for attempt in batch if not attempt.waited]
-        rows = self.persist(lambda: self.write(kept))
-        if rows is None:
-            return False
+        rows = self.trouble.outlast(lambda: self.write(kept), self.control)
         for attempt in batch:
             try:
                 attempt.assigned.warning(TOLD)
@@ -108,7 +109,6 @@ class Drain(Intake):
         for values in rows:
             self.output.emit(jobs.record([values.get(name) for name in jobs.COLUMNS]))
         self.output.flush()
-        return True
 
     def write(self, batch: list[Attempt]) -> list[dict]:
         """Make a batch durable; its rows. Its starts are settled from the first: a job that comes again is another one then.

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 
-from libgm.errors import Replaced, Unavailable
 from libgm.gearman.worker import LIMIT, Worker
 from libgm.quarantine import processes
 from libgm.quarantine.file import Store
 from libgm.quarantine.payloads import Spool
 from libgm.shell.lines import Output
-from libgm.shell.messages import Trouble
 from libgm.shell.signals import Control
+from libgm.shell.trouble import Trouble
 
 BATCH_BYTES = 16 << 20
 
@@ -45,20 +44,6 @@ class Intake:
                 break
             assigned = self.worker.ready()
         return batch
-
-    def persist(self, write):
-        """What write() returns, which is called until the file takes it; None where we were told to stop before."""
-        while True:
-            try:
-                done = write()
-                self.trouble.over()
-                return done
-            except Replaced:
-                raise
-            except Unavailable as error:
-                self.control.wait(self.trouble.say(f"{error}: trying again"))
-            if self.control.stopping:
-                return None
 
     def send_answers(self) -> None:
         """Send the answers to their end, until a signal to stop."""

@@ -9,8 +9,9 @@ from libgm.errors import Error, Replaced
 from libgm.gearman.connection import ServerLost
 from libgm.quarantine import claims, jobs, pauses, processes
 from libgm.quarantine.file import Store, raw
-from libgm.shell.messages import Trouble, warn
+from libgm.shell.messages import warn
 from libgm.shell.signals import Control
+from libgm.shell.trouble import Trouble
 from libgm.worker.memory import outgrown
 
 HORIZON_SLACK = 60.0       # seconds beyond --max-delay before a due time is taken for a stepped clock

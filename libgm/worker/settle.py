@@ -9,13 +9,14 @@ import copy
 import time
 
 from libgm import job, wire
-from libgm.errors import CannotRun, Replaced, Unavailable
+from libgm.errors import CannotRun, Unavailable
 from libgm.gearman.connection import Refused, ServerLost
 from libgm.quarantine import fingerprint, jobs, starts
 from libgm.quarantine.file import Store
 from libgm.shell.lines import dump
-from libgm.shell.messages import Trouble, warn
+from libgm.shell.messages import warn
 from libgm.shell.signals import Control, Stopped
+from libgm.shell.trouble import Trouble
 from libgm.worker import orphans, verdict
 from libgm.worker.attempt import Attempt
 from libgm.worker.brake import Brake
@@ -55,20 +56,7 @@ class Settler:
     def persist(self, write):
         """Call write until the file takes it: a job is not answered before. Raises Stopped when told to end meanwhile, and
         with --until-empty Unavailable, where nobody would mend it."""
-        while True:
-            try:
-                done = write()
-                self.trouble.over()
-                return done
-            except Replaced:
-                raise
-            except Unavailable as error:
-                if self.settings.until_empty and self.trouble.times + 1 >= GIVE_UP:
-                    raise
-                pause = self.trouble.say(f"{error}: trying again")
-            self.control.wait(pause)
-            if self.control.stopping or self.control.retired:
-                raise Stopped
+        return self.trouble.outlast(write, self.control, retires=True, tries=GIVE_UP if self.settings.until_empty else None)
 
     def transact(self, durable: bool, *writes) -> None:
         """Run writes, each a (function, *arguments), in one transaction, as persist() does."""
