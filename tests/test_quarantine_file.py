@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 
 import pytest
 from conftest import ROOT, until
@@ -553,6 +555,16 @@ def test_thirty_two_at_once_make_the_file_and_write_it(gm, path):
     for process in burying:
         assert process.wait(60) == 0 and process.err_path.read_bytes() == b""
     assert len(gm("gm-dead").records) == 320 and len(gm("gm-history").records) == 320
+
+
+def test_whoever_makes_the_file_waits_for_another_that_does(path):
+    file.make(str(path))
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        timer = threading.Timer(0.3, other.execute, ["COMMIT"])
+        timer.start()
+        file.Store(str(path), create=True).close()
+        timer.join()
 
 
 @pytest.mark.parametrize("volume", ["closed", "with a WAL"])

@@ -205,7 +205,7 @@ class Store:
         raise AssertionError
 
     def _migrate(self, path: str) -> None:
-        mode = self.db.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+        mode = self.execute("PRAGMA journal_mode=WAL").fetchone()[0]   # SQLite would not wait for another that does it
         if mode != "wal":
             raise Unavailable(f"{path}: cannot be put in WAL mode")
         with self.transaction():
