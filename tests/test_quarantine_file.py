@@ -202,6 +202,7 @@ def test_what_is_no_quarantine_file_is_refused(gm, path, kind, why):
         sqlite3.connect(path).execute("CREATE TABLE job (id)").connection.close()
     elif kind == "empty":
         path.touch()
+        os.utime(path, (0, 0))   # nobody is making it any more
     elif kind == "folder":
         path.mkdir()
     else:
@@ -565,6 +566,15 @@ def test_whoever_makes_the_file_waits_for_another_that_does(path):
         timer.start()
         file.Store(str(path), create=True).close()
         timer.join()
+
+
+def test_a_reader_waits_while_the_file_is_made(path):
+    """As where a disk that is busy takes its time: a look at the first worker's file is no failure."""
+    file.make(str(path))
+    timer = threading.Timer(1, lambda: file.Store(str(path), create=True).close())
+    timer.start()
+    file.Store(str(path), readonly=True).close()
+    timer.join()
 
 
 @pytest.mark.parametrize("volume", ["closed", "with a WAL"])

@@ -88,7 +88,7 @@ def open_failure(path: str, create: bool, error: OSError) -> str:
 
 
 BUSY = 60.0                   # seconds to wait for another writer
-MAKING = 0.25                 # seconds that another process may take to make an empty file a quarantine file
+MAKING = 5.0                  # seconds that another process may take to make its new file a quarantine file
 
 
 def text(value: bytes) -> str | bytes:
@@ -156,7 +156,7 @@ class Store:
         if not readonly and not may(self.path, os.W_OK):
             raise Unavailable(f"{path}: cannot write: permission denied")
         try:
-            self._open(path, create)
+            self._open(path, create, found.st_mtime)
         except sqlite3.Error as error:
             foreign = "not a database" in str(error)
             raise Unavailable(f"{path}: " + ("not a quarantine file: not an SQLite database" if foreign else
@@ -164,9 +164,9 @@ class Store:
         except UnicodeDecodeError:   # of SQLite's own words about a schema
             raise Unavailable(f"{path}: cannot open: it is damaged") from None
 
-    def _open(self, path: str, create: bool) -> None:
-        tables, until = self._connect(), time.monotonic() + MAKING   # all tables come in one transaction
-        while not (tables or create) and time.monotonic() < until:
+    def _open(self, path: str, create: bool, changed: float) -> None:
+        tables = self._connect()
+        while not (tables or create) and abs(time.time() - changed) < MAKING:   # they all come in one transaction
             self.db.close()
             time.sleep(0.01)
             tables = self._connect()
