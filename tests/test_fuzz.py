@@ -356,7 +356,7 @@ def test_damaged_quarantine_files(tmp_path_factory, hits, cut, truncated):
         opened = Store(str(path))
         processes.join(opened, "fuzz")
         list(opened.rows(f"SELECT {', '.join(jobs.COLUMNS)} FROM job"))
-        jobs.counts(opened)
+        jobs.dead_of_each(opened)
         opened.close()
     except Error as error:
         assert str(path) in str(error)

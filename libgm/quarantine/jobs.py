@@ -65,7 +65,7 @@ def header(values: dict) -> wire.Header:
 
 # ---- setting aside
 
-INSERT = f"INSERT INTO job ({', '.join(SET)}) VALUES ({', '.join(':' + name for name in SET)})"
+INSERT = f"INSERT OR FAIL INTO job ({', '.join(SET)}) VALUES ({', '.join(':' + name for name in SET)})"
 # A key of before wire uniques has 32 digits; its first 12 are the key now
 THERE = ("SELECT id, sends, function = :function AND data = :data AND payload_digest IS :payload_digest FROM job "
          "WHERE key >= :key AND key < :key || 'g' ORDER BY key LIMIT 1")
@@ -154,22 +154,20 @@ def ever_was(store: Store, ident: int) -> bool:
     return found is not None and 0 < ident <= found[0]
 
 
-def counts(store: Store) -> list[tuple[bytes, int, int]]:
-    """(function, dead, delayed) of each function with any."""
-    found: dict = {}
-    for function, state, count in store.rows("SELECT function, state, count(*) FROM job GROUP BY function, state"):
-        found.setdefault(raw(function), {})[state] = count
-    return [(function, states.get("dead", 0), states.get("delayed", 0)) for function, states in found.items()]
+def kept(store: Store) -> str:
+    """The table of functions, states and how many jobs they have; of an older file a look at all of its jobs."""
+    return "kept" if store.version >= 4 else "(SELECT function, state, count(*) AS jobs FROM job GROUP BY 1, 2) AS kept"
 
 
-def dead(store: Store) -> int:
-    """How many dead jobs there are."""
-    return store.rows("SELECT count(*) FROM job WHERE state = 'dead'")[0][0]
+def dead_of_each(store: Store) -> dict[bytes, int]:
+    """How many dead jobs each function has that has any."""
+    return {raw(function): dead for function, dead in
+            store.rows(f"SELECT function, jobs FROM {kept(store)} WHERE state = 'dead' AND jobs > 0")}
 
 
-def scheduled(store: Store) -> int:
-    """How many jobs wait for their time, retries and gm-at's."""
-    return store.rows("SELECT count(*) FROM job WHERE state = 'delayed'")[0][0]
+def count(store: Store, state: str) -> int:
+    """How many jobs there are that are dead, or delayed: retries and gm-at's."""
+    return store.rows(f"SELECT coalesce(sum(jobs), 0) FROM {kept(store)} WHERE state = ?", (state,))[0][0]
 
 
 def delayed(store: Store, function: bytes) -> tuple[int, float | None]:

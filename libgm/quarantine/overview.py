@@ -6,29 +6,31 @@ import collections
 
 from libgm.quarantine import outages, pauses, processes, starts
 from libgm.quarantine.file import Store, raw
+from libgm.quarantine.jobs import kept
 
 FIELDS = {"dead": 0, "delayed": 0, "held": 0, "overdue": 0, "oldest_dead": None, "oldest_start": None, "brake": None}
-STATES = "SELECT function, state, count(*), min(last_failed) FROM job GROUP BY function, state"
-OVERDUE = "SELECT function, count(*) FROM job WHERE state = 'delayed' AND due < ? GROUP BY function"
+STATES = ("SELECT function, state, jobs, (SELECT min(last_failed) FROM job AS j WHERE j.function = kept.function "
+          "AND j.state = 'dead') FROM {} WHERE jobs > 0")
+OVERDUE = "SELECT function, count(*) FROM job WHERE state = 'delayed' AND due < ? GROUP BY +function"   # by the index on due
 ENTERED = "SELECT id, tool, host, namespace, pid, pid_start, started, function FROM process ORDER BY id"
 BEGUN = ("SELECT process, run, function, unique_, handle, server, started, attempts, mark FROM start WHERE process <> ? "
          "ORDER BY process, run")
-KNOWN = ("SELECT function FROM job UNION SELECT function FROM start UNION SELECT function FROM process WHERE function NOT NULL "
-         "UNION SELECT function FROM audit WHERE function NOT NULL")
-DIED = "SELECT function, count(*) FROM job WHERE state = 'dead' AND last_failed > ? GROUP BY function"
+KNOWN = "SELECT function FROM {} UNION SELECT function FROM start UNION SELECT function FROM process WHERE function NOT NULL"
+DIED = ("SELECT function, (SELECT count(*) FROM job AS j WHERE j.function = kept.function AND j.state = 'dead' "
+        "AND last_failed > ?) FROM {} WHERE state = 'dead' AND jobs > 0")
 
 
 def functions(store: Store, now: float, late: float) -> dict[bytes, dict]:
     """FIELDS of each function that the file knows.
 
     oldest_dead, oldest_start: epoch seconds, or None. overdue: jobs that should have been released `late` seconds ago. brake:
-    (since, why) of an outage, or None. Memory grows with the functions, and one look at the index of jobs counts them.
+    (since, why) of an outage, or None. Memory and time grow with the functions, not with their jobs.
     """
     found: dict[bytes, dict] = {}
 
     def of(function: str | bytes) -> dict:
         return found.setdefault(raw(function), dict(FIELDS))
-    for function, state, count, oldest in store.rows(STATES):
+    for function, state, count, oldest in store.rows(STATES.format(kept(store))):
         of(function)[state] = count
         if state == "dead":
             of(function)["oldest_dead"] = oldest
@@ -56,12 +58,14 @@ def pauses_now(store: Store, now: float) -> list[pauses.Pause]:
 def known(store: Store) -> set[bytes]:
     """The functions that the file knows from jobs, now or before, and from processes and pauses."""
     more = " UNION SELECT function FROM tally UNION SELECT function FROM pause" if store.version >= 3 else ""
-    return {raw(function) for function, in store.rows(KNOWN + more)}
+    if store.version < 4:   # later files keep the functions of jobs that they had
+        more += " UNION SELECT function FROM audit WHERE function NOT NULL"
+    return {raw(function) for function, in store.rows(KNOWN.format(kept(store)) + more)}
 
 
 def died_since(store: Store, since: float) -> dict[bytes, int]:
     """How many dead jobs of each function died after `since` (epoch seconds)."""
-    return {raw(function): count for function, count in store.rows(DIED, (since,))}
+    return {raw(function): count for function, count in store.rows(DIED.format(kept(store)), (since,)) if count}
 
 
 Entered = collections.namedtuple("Entered", "ident tool host namespace pid pid_start started function")

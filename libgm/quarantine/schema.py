@@ -90,5 +90,20 @@ CREATE TABLE tally (                        -- jobs done and failed of a functio
   function NOT NULL, day TEXT NOT NULL, done INTEGER NOT NULL DEFAULT 0, failed INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (function, day)
 ) WITHOUT ROWID;
+""", """
+-- how many jobs there are of a function in a state; 0 where there were some. What cannot fail needs no journal of its statement:
+-- so jobs may be NULL, and a job is inserted OR FAIL
+CREATE TABLE kept (function NOT NULL, state TEXT NOT NULL, jobs INTEGER, PRIMARY KEY (function, state)) WITHOUT ROWID;
+INSERT INTO kept SELECT function, state, count(*) FROM job GROUP BY function, state;
+INSERT OR IGNORE INTO kept SELECT DISTINCT function, 'dead', 0 FROM audit WHERE function NOT NULL;
+CREATE TRIGGER kept_in AFTER INSERT ON job BEGIN INSERT INTO kept VALUES (new.function, new.state, 1)
+  ON CONFLICT (function, state) DO UPDATE SET jobs = jobs + 1; END;
+CREATE TRIGGER kept_out AFTER DELETE ON job
+  BEGIN UPDATE kept SET jobs = jobs - 1 WHERE function = old.function AND state = old.state; END;
+CREATE TRIGGER kept_other AFTER UPDATE OF function, state ON job
+  BEGIN INSERT INTO kept VALUES (old.function, old.state, -1), (new.function, new.state, 1)
+  ON CONFLICT (function, state) DO UPDATE SET jobs = jobs + excluded.jobs; END;
+CREATE INDEX job_age ON job(function, last_failed) WHERE state = 'dead';
+CREATE INDEX job_payload ON job(payload_file) WHERE payload_file NOT NULL;
 """)
 VERSION = len(MIGRATIONS)

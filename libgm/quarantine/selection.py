@@ -9,7 +9,7 @@ import time
 from libgm import names
 from libgm.errors import Unavailable, Usage
 from libgm.quarantine.file import Store, raw, reason_of, text
-from libgm.quarantine.jobs import COLUMNS, fetch, select
+from libgm.quarantine.jobs import COLUMNS, fetch, kept, select
 
 BATCH_ROWS, BATCH_BYTES = 500, 1 << 20   # of a page
 CAUSES = 20_000                          # of a page
@@ -19,11 +19,9 @@ RECENT = 60.0                            # seconds that a death which raised a r
 
 
 def functions(store: Store, table: str = "job") -> list[bytes]:
-    """The functions that the file has rows of: a step per function where there is an index."""
-    return [raw(function) for function, in store.rows(
-        f"WITH RECURSIVE f(x) AS (SELECT min(function) FROM {table} UNION ALL "
-        f"SELECT (SELECT min(function) FROM {table} WHERE function > f.x) FROM f WHERE f.x IS NOT NULL) "
-        "SELECT x FROM f WHERE x IS NOT NULL")]
+    """The functions that the file has jobs of, or the history entries."""
+    source = f"{kept(store)} WHERE jobs > 0" if table == "job" else f"{table} WHERE function NOT NULL"
+    return [raw(function) for function, in store.rows(f"SELECT DISTINCT function FROM {source}")]
 
 
 def begun_with(store: Store, column: str, also: str, prefix: str):

@@ -65,7 +65,7 @@ class At(Batch):
 
     def summary(self) -> str:
         until = f" until {iso(self.latest)}" if self.done else ""
-        return f"{counted(self.done, 'job')} {self.done_to}{until}; {counted(jobs.scheduled(self.store), 'delayed job')}"
+        return f"{counted(self.done, 'job')} {self.done_to}{until}; {counted(jobs.count(self.store, 'delayed'), 'delayed job')}"
 
     def end(self) -> None:
         """Say it where nobody is there to release the jobs."""

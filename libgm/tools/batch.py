@@ -86,7 +86,7 @@ class Batch:
 
     def summary(self) -> str:
         """What was done, and how much is left, for a person."""
-        return f"{counted(self.done, 'job')} {self.done_to}; {counted(jobs.dead(self.store), 'dead job')} {self.remain}"
+        return f"{counted(self.done, 'job')} {self.done_to}; {counted(jobs.count(self.store, 'dead'), 'dead job')} {self.remain}"
 
     def open(self) -> None:
         """Open the file, when there is something to do: empty input changes nothing."""

@@ -248,7 +248,7 @@ class Survey(Resource):
         """window: seconds within which a job must have died to count, or None."""
         store = self.store()
         if window is None:
-            counts, within = {function: dead for function, dead, _ in jobs.counts(store)}, ""
+            counts, within = jobs.dead_of_each(store), ""
         else:
             within = f" within {window:g} s"
             counts = overview.died_since(store, time.time() - window)

@@ -82,7 +82,7 @@ class Drain(Intake):
 
     def summary(self) -> str:
         told = f", {counted(self.told, 'client')} told" if self.told else ""
-        return f"{counted(self.drained, 'job')} drained{told}; {counted(jobs.dead(self.store), 'dead job')}"
+        return f"{counted(self.drained, 'job')} drained{told}; {counted(jobs.count(self.store, 'dead'), 'dead job')}"
 
     def attempt(self, assigned) -> Attempt:
         self.runs += 1
