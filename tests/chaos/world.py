@@ -68,6 +68,14 @@ def jobs(seed: int, count: int, calm: bool) -> list[dict]:
     return made
 
 
+def descriptors(pid: int) -> list[Path]:
+    """The links of a process to what it has open; none where it has ended."""
+    try:
+        return list(Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return []
+
+
 def target_of(link: Path) -> str:
     try:
         return os.readlink(link)
@@ -274,7 +282,7 @@ class World:
     def holders(self) -> list[int]:
         """The processes that have the file of `a` open that is no more."""
         gone = f"{self.files['a']} (deleted)"
-        return [pid for pid in strays(self.home) if gone in map(target_of, Path(f"/proc/{pid}/fd").glob("*"))]
+        return [pid for pid in strays(self.home) if gone in map(target_of, descriptors(pid))]
 
     @contextlib.contextmanager
     def held_still(self):
