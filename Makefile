@@ -34,7 +34,7 @@ lint:
 	@$(RUN) .ci/lint
 
 # The tests run also where a linter complains; either failure is make's. Four at once on two cores: many wait more than they work.
-PYTEST = $(RUN) .ci/lint; lint=$$?; $(RUN) python3 -m pytest -q -n 4 --dist worksteal
+PYTEST = $(RUN) .ci/lint; lint=$$?; $(RUN) env -u PYTHONDONTWRITEBYTECODE python3 -m pytest -q -n 4 --dist worksteal
 
 test:
 	@.ci/setup test

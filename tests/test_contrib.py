@@ -71,6 +71,7 @@ def cron_lines(word: str, folder) -> list[str]:
     return [re.sub("/var/lib/(gearmang|prometheus/node-exporter)", str(folder), line.replace("\\%", "%")) for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["systemd", "cron"])
 def test_retention_archives_and_removes_what_is_old(gm, die, tmp_path, kind):
     line = systemd_line("gearmang-retention.service") if kind == "systemd" else cron_lines("gm-drop", tmp_path)[0]
@@ -85,6 +86,7 @@ def test_retention_archives_and_removes_what_is_old(gm, die, tmp_path, kind):
     assert [record["id"] for record in gm("gm-dead").records] == [3]
 
 
+@pytest.mark.slow
 def test_cron_reports_by_mail_and_to_prometheus(gm, die, tmp_path):
     die("f", b"1\n2\n")
     group, = cron_lines("--group", tmp_path)

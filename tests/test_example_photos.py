@@ -87,6 +87,7 @@ def check_pictures(out) -> None:
     assert turned == set(range(1, 9))
 
 
+@pytest.mark.slow
 def test_the_unit_of_the_readme_works(gm, gearmand, tmp_path):
     """Its OPTIONS and COMMAND, as contrib/systemd starts them, from another folder than the photographs'."""
     photos = tmp_path / "photos"

@@ -41,6 +41,7 @@ def cost(text: str, pattern: str, sign: str) -> float:
     return min(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern, sign", PATTERNS)
 def test_every_pattern_runs_in_linear_time(pattern, sign):
     for run in RUNS:

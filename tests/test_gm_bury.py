@@ -15,6 +15,7 @@ def without(record):
     return {name: value for name, value in record.items() if name not in HERE}
 
 
+@pytest.mark.slow
 def test_an_export_is_the_same_on_another_machine(gm, die, tmp_path):
     gm("gm-submit", "-u", "own", "f", "-", input=bytes(range(256)))
     gm("gm-submit", b"b\xff", input="ä\u2028\n".encode())
@@ -86,6 +87,7 @@ def test_delayed_retries_are_buried_as_dead(gm, gearmand, tmp_path):
     assert record["state"] == "dead" and record["due"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("payload_file", ["/etc/passwd", "/dev/zero", "secret", "quarantine.db", "quarantine.db-payload-1.1"])
 def test_a_record_cannot_name_any_file_to_be_read(gm, payload_file, tmp_path):
     (tmp_path / "secret").write_bytes(b"secret")
@@ -98,6 +100,7 @@ def test_a_record_cannot_name_any_file_to_be_read(gm, payload_file, tmp_path):
 # ---- what is taken is carried, or refused at the door
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field, value", [
     ("unique", "u" * 64), ("unique", "a\0b"), ("unique", None), ("unique", 5), ("function", None), ("function", ""),
     ("data", None), ("data", 5), ("data", {"a": 1}),
@@ -113,6 +116,7 @@ def test_a_field_that_is_there_is_meant(gm, field, value):
     assert result.out == b"" and result.err.startswith(b"gm-bury: stdin:1: ") and result.err.count(b"\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extreme", [
     {"unique": "x" * 63}, {"unique": "0123456789abcdef" * 3 + "0" * 15}, {"unique": ""}, {"requeues": 1_000_000},
     {"attempts": 1_000_000, "requeues": 600}, {"sends": 4095}, {"first_failed": "9999-12-31T23:59:59Z"}, {"function": "g" * 512},
@@ -176,6 +180,7 @@ def test_payloads_in_files_count_by_their_content(gm, tmp_path):
 # ---- long texts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", ["a", "\"", "a@", "«", "-a"])
 def test_an_error_of_any_length_is_cut_and_taken(gm, run):
     text = run * 200_000

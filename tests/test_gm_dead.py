@@ -24,6 +24,7 @@ def test_record_is_whole(gm, gearmand, die):
     assert record["host"] == os.uname().nodename and len(record["fingerprint"]) == 12
 
 
+@pytest.mark.slow
 def test_selectors(gm, die):
     die("resize", b"1\n2\n", "echo disk full >&2; exit 3")
     die("mail", b"3\n", "exit 65")
@@ -151,6 +152,7 @@ def test_delayed_retries_are_listed_apart(gm, gearmand):
     assert "due in" in terminal(gm, "gm-dead", "--delayed")
 
 
+@pytest.mark.slow
 def test_functions_that_are_not_utf8_are_selected_and_shown(gm, die):
     die(b"r\xff", b"1\n")
     die("rs", b"2\n")
@@ -174,6 +176,7 @@ def test_ids_and_selectors_exclude_each_other(gm, die):
     assert b"--match" in gm("gm-dead", "-m", "x", "1", status=2).err
 
 
+@pytest.mark.slow
 def test_a_regular_expression_that_takes_for_ever_can_be_interrupted(gm, die):
     """And holds no transaction meanwhile."""
     die("f", b"1\n", "echo " + "a" * 60 + "! >&2; exit 1")
@@ -208,6 +211,7 @@ def bury_many(gm, count, first=0, **fields):
     gm("gm-bury", "-q", input="".join(lines).encode())
 
 
+@pytest.mark.slow
 def test_newest_first(gm):
     bury_many(gm, 1200)
 
@@ -219,6 +223,7 @@ def test_newest_first(gm):
     assert b"--newest" in gm("gm-dead", "--newest", "7", status=2).err
 
 
+@pytest.mark.slow
 def test_follow_prints_each_death_as_it_happens(gm):
     bury_many(gm, 5)
     follow = gm.start("gm-dead", "--follow", "-n", "2", "--newest", "-f", "f")

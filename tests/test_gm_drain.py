@@ -52,6 +52,7 @@ def test_an_empty_queue_and_an_unknown_function(gm, gearmand):
         assert gm("gm-drain", "nobody").out == b""
 
 
+@pytest.mark.slow
 def test_what_was_drained_is_put_back_as_it_was(gm, gearmand):
     submit(gm, 3)
     once = gm.home / "once"
@@ -68,6 +69,7 @@ def test_what_was_drained_is_put_back_as_it_was(gm, gearmand):
     assert attempts == [3, 3, 3] and len(events) == 8   # 2 more of the one, 3 of the others
 
 
+@pytest.mark.slow
 def test_edited_and_moved_to_another_function_and_cancelled(gm, gearmand):
     submit(gm, 10)
     gm("gm-drain", "-q", "f")

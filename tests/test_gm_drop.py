@@ -45,6 +45,7 @@ def test_an_id_that_never_was(gm, die):
     assert gm("gm-drop", "--ids", input=b"1\n").err == b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("input", [b"[\n  1,\n  2\n]\n", b"{\n  \"id\": 1\n}\n"])
 def test_numbers_of_json_over_several_lines_are_no_ids(gm, die, input):
     die("f", b"1\n2\n")
@@ -64,6 +65,7 @@ def test_records_come_out_one_deed_at_a_time(gm, die):
     drop.stdin.close()
 
 
+@pytest.mark.slow
 def test_why_is_in_the_history(gm, die):
     die("f", b"1\n2\n")
     gm("gm-drop", "-q", "--why=a test: é", "1")
@@ -76,6 +78,7 @@ def test_why_is_in_the_history(gm, die):
     assert "(mended)" in terminal(gm, "gm-dead", "3")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line, why", [
     (b'{"id":null}', b"id is not"), (b'{"id":"1"}', b"id is not"), (b'{"id":1.0}', b"id is not"), (b'{"id":true}', b"id is not"),
     (b'{"id":1,"revision":null}', b"revision is not"), (b'{"id":1,"revision":"1"}', b"revision is not"), (b"1", b"--ids"),

@@ -166,6 +166,7 @@ def test_verdicts(gm, module):
     assert call(gm, "drop", "x", status=1).records == [{"ok": False, "error": "gone", "verdict": "drop"}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, error", [
     ("leave", "SystemExit"), ("surrogate", "UnicodeEncodeError"), ("surrogate_error", "ValueError: ?"),
     ("no_json", "TypeError"), ("no_number", "ValueError"), ("no_result", "ValueError"), ("submits_no_number", "ValueError"),

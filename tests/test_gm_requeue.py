@@ -62,6 +62,7 @@ def test_an_id_already_gone_is_passed_over(gm, die):
     assert [record["id"] for record in result.records] == [2] and b"1: requeued " in result.err
 
 
+@pytest.mark.slow
 def test_a_changed_record_is_refused_without_edit(gm, gearmand, die, tmp_path):
     die("f", b"/old/x\n")
     record = gm("gm-dead").records[0]

@@ -128,6 +128,7 @@ def test_store_with_an_empty_payload_starts_again(gm, gearmand, tmp_path):
     assert gearmand.process.err_path.read_bytes() == starting(gearmand, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column, value", [
     ("data", None), ("data", "text"), ("when_to_run", None), ("priority", None),
 ])
@@ -150,6 +151,7 @@ def test_second_server_on_a_store_is_refused(gm, gearmand, tmp_path):
     gearmand.start()   # the lock went with its holder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [
     ["-j", "3"], ["-j3"], ["-Rj3"], ["--job-retries=3"], ["--job-retries", "3"], ["--job-ret=3"],
     ["--store-queue-on-shutdown"], ["--store-queue"], ["--queue-type=builtin"], ["-q", "builtin"],

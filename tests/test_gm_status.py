@@ -46,6 +46,7 @@ def test_a_server_that_is_down_is_said_and_the_others_shown(gm, gearmand):
     gm("gm-status", "-s", "127.0.0.1:1", status=111)
 
 
+@pytest.mark.slow
 def test_several_servers_summed_and_one_by_one(gm, gearmand, new_gearmand, die):
     die("f", b"1\n")
     other = new_gearmand(None)
@@ -222,6 +223,7 @@ def test_what_no_server_could_tell_is_null_and_not_0(gm, gearmand, die):
     assert record["trouble"].startswith("no server can be reached; ")
 
 
+@pytest.mark.slow
 def test_functions_by_glob_and_only_busy_ones(gm, fake, die):
     die("dead", b"1\n")
     server = answering(fake, b"idle\t0\t0\t3\nwaiting\t2\t0\t1\nrunning\t1\t1\t1\nlonely\t1\t0\t0\n")

@@ -79,6 +79,7 @@ def test_the_due_of_a_new_job_is_left_to_gm_at(gm, gearmand):
     assert [payload for _, payload in queued(gm, "f")] == [b"x"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line, says", [
     (b"nonsense", b"stdin:1: not JSON: "), (b"[1]", b"stdin:1: not a JSON object"), (b'{"data":"x"}', b"stdin:1: no function"),
     (b'{"function":"f"}', b"stdin:1: no data"), (b'{"function":"f","data":1}', b"stdin:1: data is not a string"),

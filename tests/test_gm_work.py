@@ -36,6 +36,7 @@ def test_payload_bytes_reach_the_command_exactly(gm, gearmand, tmp_path):
     assert (tmp_path / "got").read_bytes() == payload
 
 
+@pytest.mark.slow
 def test_large_payload_and_result(gm, gearmand, tmp_path):
     payload = os.urandom(1 << 20) * 16
     gm(SUBMIT, "big", "-", input=payload)
@@ -107,6 +108,7 @@ def test_two_jobs_with_one_unique_both_fail_and_keep_their_payloads(gm, gearmand
     assert sorted((r["unique"], r["data"]) for r in dead(gm)) == [("same", "first"), ("same", "second")]
 
 
+@pytest.mark.slow
 def test_retry_survives_kill_9_of_the_server(gm, gearmand):
     gm(SUBMIT, "--unique=k", "k", input=b"x\n")
     gm("gm-work", "--until-empty", "--max-jobs=1", "--delay=0", "-q", "k", "--", "false")
@@ -174,6 +176,7 @@ def test_no_server(gm):
     assert result.err.count(b"\n") == 1 and b"127.0.0.1:1" in result.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", ["text", "newer", "foreign", "missing folder", "read-only"])
 def test_quarantine_file_that_cannot_be_used(gm, gearmand, tmp_path, make):
     path = tmp_path / "q.db"
@@ -221,6 +224,7 @@ def test_second_term_hands_the_job_back_uncounted(gm, gearmand, tmp_path):
     assert (event["event"], event["attempts"]) == ("done", 1)
 
 
+@pytest.mark.slow
 def test_workers_are_replaced_by_age_and_by_count(gm, gearmand):
     gm(SUBMIT, "w", input=b"\n".join(b"%d" % n for n in range(1, 13)) + b"\n")
     worker = gm.start("gm-work", "--max-jobs=4", "w", "--", "cat")

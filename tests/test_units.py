@@ -53,6 +53,7 @@ def test_iso_is_whole_seconds_of_utc():
     assert units.iso(None) is None
 
 
+@pytest.mark.slow
 @given(st.text())
 def test_any_text_is_a_time_or_a_usage_error(text):
     try:

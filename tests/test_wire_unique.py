@@ -46,6 +46,7 @@ def test_a_payload_is_never_touched_where_the_unique_has_room(function, own, hea
     assert sent == data or (len(own) >= wire.MAX_RAW and data[:1] == b"\0") or not (data or header.waited)
 
 
+@pytest.mark.slow
 @many
 @given(functions, any_unique, known | overflowing, payloads)
 def test_any_unique_and_any_counts_come_back(function, own, header, data):
@@ -64,6 +65,7 @@ def test_any_other_is_a_plain_unique(function, unique, data):
     assert own == unique and data.endswith(payload)
 
 
+@pytest.mark.slow
 @many
 @given(functions, small, known, st.data())
 def test_cut_lengthened_or_changed_it_is_plain(function, own, header, data):
@@ -123,6 +125,7 @@ def test_an_envelope_under_a_wire_unique_is_payload():
     assert wire.unpack(b"f", unique, data) == (b"own", Header(key=5), data)
 
 
+@pytest.mark.slow
 @many
 @given(st.one_of(st.binary(max_size=60), st.dictionaries(st.sampled_from(sorted(wire.ENVELOPE_FIELDS)), st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=70))).map(lambda found: repr(found).encode())))
