@@ -40,7 +40,7 @@ ESCAPES = {r"\(aq": "'", r"\(ga": "`", r"\(ha": "^", r"\(ti": "~", r"\e": "\\", 
 MARK = "\x1e"
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 NOT_RUN = r'.\" not run'
-LIMIT = 60   # seconds for all examples of a page
+LIMIT = 150   # seconds for a page, on a busy machine
 # what is in an example -> what it may be
 ANY = {r"\.\.\.": ".*?", r"(?:\b[0-9a-f]{4,}…[0-9a-f]*|\b[0-9a-f]{8,})(?:-\d+)?": None, r"\bH:[\w.-]+:\d+": None,
        r"\b\d{4}-\d\d-\d\dT[\d:]+Z": None, r"\b\d+[smhdw]\b": None, r" {2,}": " +"}
