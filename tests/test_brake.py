@@ -69,7 +69,8 @@ def test_an_outage_pushes_no_job_into_quarantine(gm, gearmand, tmp_path, options
     assert counted(worker)["dead"] == 0
     (tmp_path / "up").touch()
     until(lambda: counted(worker)["done"] == 40, 30)
-    assert dead(gm) == [] and gm("gm-dead", "--delayed").records == [] and gearmand.status()[b"f"][0] == 0
+    until(lambda: gearmand.status()[b"f"][0] == 0)
+    assert dead(gm) == [] and gm("gm-dead", "--delayed").records == []
     assert query(gm, "SELECT failed, since FROM brake") == [("[]", None)]
     said = worker.err_path.read_text()
     assert said.count("assuming an outage") == 1 and "--brake=0" in said and "the outage is over" in said

@@ -110,7 +110,7 @@ def test_an_answer_is_sent_to_its_end_on_a_slow_line(gm, memory_gearmand, monkey
     worker.close()
     thread.join(30)
     assert got == [assigned.handle + b"\0" + bytes(BIG)] and capfd.readouterr().err == ""
-    assert memory_gearmand.status()[b"f"][0] == 0
+    until(lambda: memory_gearmand.status()[b"f"][0] == 0)
     client.close()
 
 

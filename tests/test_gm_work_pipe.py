@@ -113,7 +113,7 @@ def test_answers_are_results_and_one_command_does_all_jobs(gm, gearmand, command
     assert {r["event"] for r in records} == {"done"} and len({r["unique"] for r in records}) == 1000
     assert {r["attempts"] for r in records} == {1} and starts(tmp_path) == 1
     assert (tmp_path / "cleaned-up").exists()
-    assert gearmand.status()[b"up"][0] == 0
+    until(lambda: gearmand.status()[b"up"][0] == 0)
 
 
 def test_event_of_an_answer(gm, gearmand, command):
@@ -278,7 +278,7 @@ def test_a_job_that_kills_its_worker_is_quarantined_and_the_others_are_done(gm, 
     until(lambda: len(by_event(events(worker)).get("done", ())) >= 150)
     record, = dead(gm)
     assert (record["data"], record["reason"], record["attempts"]) == ("kill-worker", "lost", 3)
-    assert gearmand.status()[b"w"][0] == 0
+    until(lambda: gearmand.status()[b"w"][0] == 0)
 
 
 def test_term_finishes_the_job_in_hand_and_lets_command_clean_up(gm, gearmand, command, tmp_path):
