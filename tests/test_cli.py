@@ -176,6 +176,7 @@ def test_help_imports_nothing_heavy(tool, gm):
                          "tqdm", "socket"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body, status, err", [
     ("return 0", 0, b""), ("pass", 0, b""), ("return 1", 1, b""), ("return 111", 111, b""),
     ("sys.exit(3)", 3, b""), ("raise errors.Error('a: b: c')", 1, b"gm-x: a: b: c\n"),
@@ -384,6 +385,7 @@ def test_the_options_that_select_are_gm_dead_s():
     assert {name: table.get(name) for name in hints.SELECTION} == hints.SELECTION
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("args, meant", [
     (("--", "./resize.sh", "resize"), "gm-work resize -- ./resize.sh"),
     (("sh", "resize", "x"), "gm-work resize -- sh x"),

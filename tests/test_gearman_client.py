@@ -59,6 +59,7 @@ def wait_for(server, **options):
     return results[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answers, status, record", [
     ([(COMPLETE, b"done")], 0, {"result": "done"}),
     ([(DATA, b"part "), (COMPLETE, b"done")], 0, {"result": "part done"}),

@@ -75,6 +75,7 @@ def test_empty_input_makes_no_file(gm):
     gm("gm-dead", status=111)
 
 
+@pytest.mark.slow
 def test_delayed_retries_are_buried_as_dead(gm, gearmand, tmp_path):
     gm("gm-submit", "-q", "f", input=b"1\n")
     gm("gm-work", "-q", "--until-empty", "--delay=1h", "f", "--", "false")

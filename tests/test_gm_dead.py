@@ -142,6 +142,7 @@ def test_group_is_by_cause_whatever_numbers_and_names_are_in_it(gm, die):
     assert "sample" in terminal(gm, "gm-dead", "--group")
 
 
+@pytest.mark.slow
 def test_delayed_retries_are_listed_apart(gm, gearmand):
     gm("gm-submit", "-q", "f", input=b"1\n2\n")
     gm("gm-work", "-q", "--until-empty", "--delay=1h", "f", "--", "sh", "-c", "echo why >&2; exit 1")
@@ -270,6 +271,7 @@ def test_the_page_says_that_json_is_laid_out(gm):
     assert "payload (7 bytes, JSON laid out):" in terminal(gm, "gm-dead", "1")
 
 
+@pytest.mark.slow
 def test_a_reason_that_gearmang_does_not_know_reaches_no_terminal_raw(gm):
     gm("gm-bury", "-q", input=b'{"function":"f","data":"x"}')
     with gm.database() as db:

@@ -17,6 +17,7 @@ def me():
     return f"{behind}/{name}" if behind and behind != name else name
 
 
+@pytest.mark.slow
 def test_every_requeue_drop_and_burial_is_there(gm, die):
     die("f", b"1\n2\n3\n", "echo why >&2; exit 3")
     records = gm("gm-dead").records

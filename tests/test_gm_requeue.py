@@ -248,6 +248,7 @@ def test_what_is_sent_in_another_way_does_not_merge_with_what_may_still_run(gm, 
     assert waiting.wait(20) == 130
 
 
+@pytest.mark.slow
 def test_a_copy_that_ended_is_not_merged_with(gm, gearmand):
     """It failed for a client that waited: its answer may be on the way while the job is sent again."""
     bury(gm, [b"x"])
@@ -386,6 +387,7 @@ def test_a_delayed_retry_is_sent_now(gm, gearmand):
 # ---- --wait, --rate
 
 
+@pytest.mark.slow
 def test_wait_keeps_what_fails(gm, gearmand):
     bury(gm, [b"good", b"bad", b"good"])
     worker = gm.start("gm-work", "-q", "f", "--", "sh", "-c",

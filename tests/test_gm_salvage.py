@@ -135,6 +135,7 @@ def killed_in_a_transaction(path, wal):
     assert subprocess.run(["python3", "-c", script]).returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wal", [True, False], ids=["wal", "journal"])
 @pytest.mark.parametrize("volume", ["writable", "read-only"])
 def test_killed_in_mid_write(gm, place, wal, volume):
@@ -343,6 +344,7 @@ def test_row_ids_of_any_size_are_read_in_order(gm, place):
     assert uniques == ["first", "minus", "u0", "u1", "u2", "last"]
 
 
+@pytest.mark.slow
 def test_twins_are_shown_for_what_they_are_and_go_back_one_by_one(gm, gearmand, new_gearmand):
     peer = socket.create_connection(("127.0.0.1", gearmand.port), 10)
     uniques = [b"", b"", b"", b"-", b"-", b"u" * 63 + b"1", b"u" * 63 + b"2", b"own"]

@@ -107,6 +107,7 @@ def test_running_below_zero_is_shown_as_it_is(gm, fake):
     assert record["running"] == 0 and record["trouble"] == f"running below zero on {server}"
 
 
+@pytest.mark.slow
 def test_workers_in_trouble_stand_out(gm, gearmand):
     for name in ("hung", "well"):
         gm("gm-submit", "-q", name, input=b"1\n")

@@ -107,6 +107,7 @@ def test_a_bad_record_is_reported_skipped_and_remembered(gm, gearmand, line, say
     assert [record["line"] for record in result.records] == [2] and gearmand.waiting(b"f") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("args, input, says", [
     (["f"], b"a\n\nb\n", b"stdin:2: empty payload: "), (["f", "empty"], b"", b"empty: empty payload: "),
     (["f", "-"], b"", b"-: empty payload: ")], ids=str)

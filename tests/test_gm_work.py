@@ -124,6 +124,7 @@ def test_retry_survives_kill_9_of_the_server(gm, gearmand):
     assert dead(gm, "--delayed")[0]["data"] == "x"
 
 
+@pytest.mark.slow
 def test_retry_in_the_queue_survives_kill_9_of_the_server(gm, gearmand):
     gm(SUBMIT, "q", input=b"x\n")
     worker = gm.start("gm-work", "--delay=0", "--tries=100000", "--brake=0", "q", "--", "false")
@@ -308,6 +309,7 @@ def test_hostile_errors_do_not_reach_the_terminal_raw(gm, gearmand):
     assert b"\033" not in result.err and b"\007" not in result.err
 
 
+@pytest.mark.slow
 def test_the_same_unique_payload_and_handle_in_two_functions_are_two_jobs(gm, new_gearmand):
     """Handles restart with the server."""
     server = new_gearmand(None)
