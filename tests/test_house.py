@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 MODULES = sorted(ROOT.glob("libgm/**/*.py"))
-LONGEST, ALL = 350, 13_170   # lines of a module, of libgm
+LONGEST, ALL = 350, 13_180   # lines of a module, of libgm
 LINT_IMPORTS = "from importlinter.cli import lint_imports_command; lint_imports_command()"
 # Folders with sources of ours; what is built or printed into them is not.
 SOURCES = [path for folder in ("bench", "bin", "completions", "contrib", "examples", "libgm", "man", "tests")

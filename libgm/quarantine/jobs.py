@@ -22,6 +22,9 @@ SINCE_3 = {"sends": "0", "holds": "0", "held": "NULL", "known_bad": "0", "payloa
 REASONS = ("error", "timeout", "crash", "lost", "hung", "rejected", "collected", "drained")
 MAX_ERROR, MAX_STDERR, MAX_TEXT = 1000, 10_000, 255   # characters of an error, of stderr, of any other text
 MAX_COUNT = job.MAX_ATTEMPTS   # of attempts, requeues and holds; more are not counted
+DEFAULTS = {**dict.fromkeys(SET), "state": "dead", "priority": "normal", "attempts": 0, "requeues": 0, "sends": 0, "holds": 0,
+            "known_bad": 0}
+CLEANED = ("priority", "reason", "error", "stderr", "signal", "server", "handle", "host", "fingerprint")
 
 
 def select(store: Store, names: tuple = COLUMNS, table: str = "") -> str:
@@ -37,18 +40,19 @@ def row(**fields) -> dict:
 
     key: 12 hexadecimal digits. function, unique_, data: bytes. Texts are cut to their lengths, counts to their range.
     """
-    values: dict = dict.fromkeys(SET)
-    values.update(state="dead", priority="normal", attempts=0, requeues=0, sends=0, holds=0, known_bad=0,
-                  host=os.uname().nodename)
-    values.update(fields)
-    for name, value in values.items():
-        if isinstance(value, str) and name not in ("key", "payload_file", "servers"):
+    values: dict = {**DEFAULTS, "host": host(), **fields}
+    for name in CLEANED:
+        value = values[name]
+        if value and not (len(value) <= MAX_TEXT and value.isascii()):
             values[name] = _clean(name, value)
     for name in ("attempts", "requeues", "holds"):
         values[name] = min(values[name], MAX_COUNT)
     for name in ("function", "unique_", "data"):
         values[name] = text(values[name])
     return values
+
+
+host = lru_cache(None)(lambda: os.uname().nodename)
 
 
 def _clean(name: str, value: str) -> str:
@@ -219,7 +223,7 @@ def portable(values: dict, coded: bool = False) -> dict:
 # ---- rows of records
 
 NEVER_NULL = ("priority", "attempts", "requeues", "sends", "key", "revision", "state")
-TEXTS = ("priority", "reason", "error", "stderr", "signal", "server", "handle", "host", "fingerprint", "key", "payload_file")
+TEXTS = (*CLEANED, "key", "payload_file")
 COUNTS = {"exit": MAX_COUNT, "attempts": MAX_COUNT, "requeues": MAX_COUNT, "sends": wire.SENDS - 1}
 
 

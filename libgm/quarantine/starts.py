@@ -51,6 +51,11 @@ class Past:
 # ---- before a run
 
 
+def any_of_others(store: Store) -> bool:
+    """Whether there are starts of other processes."""
+    return bool(store.rows("SELECT 1 FROM start WHERE process != ? LIMIT 1", (store.process,)))
+
+
 def past(store: Store, identity: bytes) -> Past | None:
     """What the starts of this very job with a dead owner tell; None where there are none (the usual case).
 
@@ -96,8 +101,9 @@ def suspects(store: Store, runs: range) -> list[int]:
     return [run for run, in found.fetchall()]
 
 
-def begin(store: Store, *attempts) -> None:
-    """Write the starts of this process's next runs, before their jobs begin, within a transaction of the caller's.
+def begin(store: Store, *attempts, settled: bool = False) -> None:
+    """Write the starts of this process's next runs, before their jobs begin, within a transaction of the caller's. settled: as
+    of settle().
 
     Each attempt has .run, .identity, .assigned.function, .unique, .handle, .server, .before and .header, whose key is made
     where it is 0.
@@ -107,9 +113,9 @@ def begin(store: Store, *attempts) -> None:
         header = attempt.header
         header.key = header.key or wire.new_key()
         rows.append((process, attempt.run, attempt.identity, text(attempt.assigned.function), text(attempt.unique),
-                     attempt.handle, attempt.server, attempt.before + 1, now, wire.key_text(header.key)))
+                     attempt.handle, attempt.server, attempt.before + 1, now, wire.key_text(header.key), settled))
     store.execute_many("INSERT OR REPLACE INTO start (process, run, identity, function, unique_, handle, server, attempts, "
-                       "started, key) VALUES (?,?,?,?,?,?,?,?,?,?)", rows)   # a restored file may have old rows of ours
+                       "started, key, settled) VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows)   # restored files have old ones
 
 
 def note(store: Store, run: int, alone: bool = False) -> None:

@@ -9,7 +9,7 @@ from libgm import wire
 from libgm.errors import INTERRUPTED, NO, OK, Unavailable
 from libgm.gearman import admin
 from libgm.gearman.connection import ServerLost
-from libgm.quarantine import audit, jobs, processes, starts
+from libgm.quarantine import audit, claims, jobs, processes, starts
 from libgm.quarantine.fingerprint import fingerprint
 from libgm.shell.lines import Output, ReaderGone
 from libgm.shell.messages import summarize, warn
@@ -121,19 +121,19 @@ class Drain(Intake):
         rows = []
         with self.store.transaction():
             starts.end(self.store, *self.answered)
-            for attempt in batch:
+            for attempt in batch if starts.any_of_others(self.store) else ():
                 self.look_back(attempt)
-            starts.begin(self.store, *batch)
+            starts.begin(self.store, *batch, settled=True)
             for attempt in batch:
                 values = self.row(attempt)
                 values["id"] = jobs.set_aside(self.store, values)
                 rows.append(values)
-            starts.settle(self.store, *(attempt.run for attempt in batch))
             starts.forget(self.store, *(attempt.identity for attempt in batch))
-            found = jobs.revisions(self.store, [values["id"] for values in rows])
+            idents = [values["id"] for values in rows]
+            found = jobs.revisions(self.store, idents)
             for values in rows:
                 values["revision"], values["key"] = found[values["id"]]
-            audit.write_down(self.store, "drain", rows, self.why)
+            audit.write_down_where(self.store, "drain", claims.LISTED, {"ids": claims.listed(idents)}, why=self.why)
         return rows
 
     def look_back(self, attempt: Attempt) -> None:
