@@ -25,7 +25,7 @@ NEEDED = ("docopt", "tabulate", "tqdm")   # all pure Python, and so is python3_g
 def checkout(tmp_path):
     """A copy to build in, so that nothing is left in the real one."""
     copy = tmp_path / "checkout"
-    unwanted = shutil.ignore_patterns(".git", ".venv", "build", "*.egg-info", "__pycache__", ".*_cache")
+    unwanted = shutil.ignore_patterns(".git", ".venv", ".peers", ".hypothesis", "build", "*.egg-info", "__pycache__", ".*_cache")
     shutil.copytree(ROOT, copy, symlinks=True, ignore=unwanted)
     return copy
 
