@@ -78,7 +78,7 @@ setup(
         "Topic :: System :: Systems Administration",
         "Topic :: Utilities",
     ],
-    python_requires=">=3.9",
+    python_requires=">=3.9",   # the PyPy of Debian 12; Debian 11, whose CPython is as old, is not supported
     packages=["libgm", *(f"libgm.{room.parent.name}" for room in sorted(here.glob("libgm/*/__init__.py"))), "libgm.bin"],
     package_dir={"libgm.bin": "bin"},
     package_data={"libgm.bin": tools},
