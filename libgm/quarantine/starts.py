@@ -51,11 +51,6 @@ class Past:
 # ---- before a run
 
 
-def any_of_others(store: Store) -> bool:
-    """Whether there are starts of other processes."""
-    return bool(store.rows("SELECT 1 FROM start WHERE process != ? LIMIT 1", (store.process,)))
-
-
 def past(store: Store, identity: bytes) -> Past | None:
     """What the starts of this very job with a dead owner tell; None where there are none (the usual case).
 

@@ -121,9 +121,8 @@ class Drain(Intake):
         rows = []
         with self.store.transaction():
             starts.end(self.store, *self.answered)
-            for attempt in batch if starts.any_of_others(self.store) else ():
-                self.look_back(attempt)
             starts.begin(self.store, *batch, settled=True)
+            self.look_back(batch)
             for attempt in batch:
                 values = self.row(attempt)
                 values["id"] = jobs.set_aside(self.store, values)
@@ -136,16 +135,20 @@ class Drain(Intake):
             audit.write_down_where(self.store, "drain", claims.LISTED, {"ids": claims.listed(idents)}, why=self.why)
         return rows
 
-    def look_back(self, attempt: Attempt) -> None:
-        """Take in what dead workers' starts of the job tell (gm-delivery(7), rules 5 and 6)."""
-        past = starts.past(self.store, attempt.identity)
-        if past is None:
-            return
-        attempt.before = attempt.header.attempts + past.attempts   # also where the file did not take it, and this comes again
-        if past.settled:
-            attempt.header.key = wire.new_key()
-        elif past.key is not None:
-            attempt.header.key = attempt.header.key or past.key
+    def look_back(self, batch: list[Attempt]) -> None:
+        """Take in what dead workers' starts of the jobs tell (gm-delivery(7), rules 5 and 6)."""
+        runs = starts.suspects(self.store, range(batch[0].run, batch[-1].run + 1)) if batch else []
+        again = [attempt for attempt in batch if attempt.run in runs]
+        for attempt in again:
+            past = starts.past(self.store, attempt.identity)
+            if past is None:
+                continue
+            attempt.before = attempt.header.attempts + past.attempts   # also where the file did not take it, and this comes again
+            if past.settled:
+                attempt.header.key = wire.new_key()
+            elif past.key is not None and not attempt.known:
+                attempt.header.key = past.key
+        starts.begin(self.store, *again, settled=True)
 
     def row(self, attempt: Attempt) -> dict:
         """The row of a job that waited."""
